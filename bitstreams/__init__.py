@@ -1,0 +1,1 @@
+"""Manifests, register maps and hardware hand-off files by board."""

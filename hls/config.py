@@ -1,0 +1,184 @@
+"""`ArrayConfig`: the one description of an accelerator, from which everything else is derived.
+
+The C++ constants, the instruction checks, the register map, the manifest, the driver and the performance model read this
+object and nothing else. Its `fingerprint` is also a read-only register of the hardware.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from math import gcd
+
+HARDWARE_REVISION = 1
+"""Raised whenever the generated hardware changes its behaviour; part of the fingerprint."""
+
+ACCUMULATOR_BYTES = 4
+FLOAT_BYTES = 4
+MAX_K = 131_071
+"""Largest contraction that cannot overflow int32: 131071 * (-128) * (-128) = 2**31 - 2**14."""
+
+MIN_TILE_CLOCKS = 8
+"""A partial sum is revisited no sooner than this many clocks: the read-add-write latency of the output memory."""
+
+
+class ConfigError(ValueError):
+    """An `ArrayConfig` that cannot be built; the text says what was given, what is allowed and what to do."""
+
+
+@dataclass(frozen=True)
+class ArrayConfig:
+    """Size and memories of one accelerator.
+
+    Attributes:
+        rows, cols: PEs; 4 to 256 each, not necessarily equal. Weight-stationary: rows run along k, cols along n.
+            Output-stationary: rows run along m, cols along n.
+        input_bytes, weight_bytes, output_bytes: on-chip memories, in bytes, both halves (ping and pong) together.
+        bus_bytes: width of one device memory word, in bytes (16 = 128 bit, the native width of Zynq UltraScale+ HP ports).
+        clock_mhz: requested clock of the array.
+        packed_dsp: two INT8 products in one DSP48E2 (they share the activation).
+        part: FPGA part number, or "" for a configuration that is only simulated.
+        board: preset name, or "".
+        dram_gbps: peak bandwidth of device memory in 10**9 bytes a second, for the performance model.
+        max_instructions: longest program the controller accepts.
+    """
+
+    rows: int = 64
+    cols: int = 64
+    input_bytes: int = 512 * 1024
+    weight_bytes: int = 512 * 1024
+    output_bytes: int = 1024 * 1024
+    bus_bytes: int = 16
+    clock_mhz: float = 200.0
+    packed_dsp: bool = True
+    part: str = ""
+    board: str = ""
+    dram_gbps: float = 19.2
+    max_instructions: int = 65536
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def input_depth(self) -> int:
+        """Words (of `rows` int8 lanes) in one half of the input memory."""
+        return self.input_bytes // 2 // self.rows
+
+    @property
+    def weight_depth(self) -> int:
+        """Words (of `cols` int8 lanes) in one half of the weight memory."""
+        return self.weight_bytes // 2 // self.cols
+
+    @property
+    def output_depth(self) -> int:
+        """Words (of `cols` int32 lanes) in one half of the output memory."""
+        return self.output_bytes // 2 // (ACCUMULATOR_BYTES * self.cols)
+
+    @property
+    def quantize_limit(self) -> int:
+        """Most scales that one QUANTIZE instruction may produce: the absolute maxima stand in one half of the output memory."""
+        return self.output_depth * self.cols
+
+    @property
+    def input_segment(self) -> int:
+        """Lanes of an input memory word that one bus word can fill: the unit in which the load unit writes it."""
+        return gcd(self.bus_bytes, self.rows)
+
+    @property
+    def weight_segment(self) -> int:
+        """Lanes of a weight memory word that one bus word can fill."""
+        return gcd(self.bus_bytes, self.cols)
+
+    @property
+    def fingerprint(self) -> int:
+        """32-bit hash of all that changes what the hardware does; readable from the hardware."""
+        relevant = asdict(self)
+        for key in ("board", "dram_gbps", "part", "clock_mhz"):
+            del relevant[key]
+        text = json.dumps({"revision": HARDWARE_REVISION, **relevant}, sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+    @property
+    def fingerprint_text(self) -> str:
+        """The fingerprint as eight hexadecimal digits."""
+        return f"{self.fingerprint:08x}"
+
+    @property
+    def peak_tops(self) -> float:
+        """Peak rate in 10**12 INT8 operations a second (a multiply-accumulate counts as two)."""
+        return 2 * self.rows * self.cols * self.clock_mhz * 1e6 / 1e12
+
+    def with_changes(self, **changes: object) -> ArrayConfig:
+        """A copy with some attributes replaced; checked like a new one."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _check(config: ArrayConfig) -> None:
+    for name in ("rows", "cols"):
+        value = getattr(config, name)
+        if not 4 <= value <= 256:
+            raise ConfigError(f"{name} = {value}: allowed are 4 to 256; give --{name} in that range")
+    if config.bus_bytes not in (4, 8, 16, 32, 64):
+        raise ConfigError(
+            f"bus_bytes = {config.bus_bytes}: allowed are 4, 8, 16, 32 and 64 (16 is the width of a PS port)"
+        )
+    lanes = {
+        "input_bytes": config.rows,
+        "weight_bytes": config.cols,
+        "output_bytes": ACCUMULATOR_BYTES * config.cols,
+    }
+    for name, word in lanes.items():
+        value = getattr(config, name)
+        least = 2 * word * 16
+        if value < least or value % (2 * word):
+            raise ConfigError(
+                f"{name} = {value}: two halves of whole words are needed, a multiple of {2 * word} and at least {least}; "
+                f"the next larger is {max(least, -(-value // (2 * word)) * 2 * word)}"
+            )
+    if not 1 <= config.clock_mhz <= 1000:
+        raise ConfigError(f"clock_mhz = {config.clock_mhz}: allowed are 1 to 1000")
+    if config.dram_gbps <= 0:
+        raise ConfigError(f"dram_gbps = {config.dram_gbps}: it must be positive")
+    if not 1 <= config.max_instructions <= 2**24:
+        raise ConfigError(f"max_instructions = {config.max_instructions}: allowed are 1 to {2**24}")
+
+
+_KB = 1024
+
+BOARDS: dict[str, ArrayConfig] = {
+    config.board: config
+    for config in (
+        ArrayConfig(board="kv260", part="xck26-sfvc784-2LV-c", rows=32, cols=32, clock_mhz=200.0, dram_gbps=19.2),
+        ArrayConfig(board="kr260", part="xck26-sfvc784-2LV-c", rows=32, cols=32, clock_mhz=200.0, dram_gbps=19.2),
+        ArrayConfig(board="zcu104", part="xczu7ev-ffvc1156-2-e", rows=32, cols=32, clock_mhz=250.0, dram_gbps=19.2),
+        ArrayConfig(board="zcu102", part="xczu9eg-ffvb1156-2-e", rows=32, cols=32, clock_mhz=250.0, dram_gbps=19.2),
+        ArrayConfig(board="rfsoc4x2", part="xczu48dr-ffvg1517-2-e", rows=64, cols=64, clock_mhz=200.0, dram_gbps=19.2),
+        ArrayConfig(
+            board="ultra96v2",
+            part="xczu3eg-sbva484-1-i",
+            rows=16,
+            cols=16,
+            input_bytes=128 * _KB,
+            weight_bytes=128 * _KB,
+            output_bytes=256 * _KB,
+            clock_mhz=150.0,
+            dram_gbps=8.5,
+        ),
+    )
+}
+"""Presets by board. Whether a preset fits its part is checked by `resources`."""
+
+
+def board_config(name: str) -> ArrayConfig:
+    """The preset of a board.
+
+    Raises:
+        ConfigError: if there is no such preset; the text lists those that exist.
+    """
+    try:
+        return BOARDS[name.lower().replace("-", "").replace("_", "")]
+    except KeyError:
+        raise ConfigError(
+            f"no board {name!r}: there are {', '.join(sorted(BOARDS))}; or give --rows and --cols"
+        ) from None

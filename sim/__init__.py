@@ -1,0 +1,1 @@
+"""Software models of the accelerator: reference, emulator, C-simulation, performance."""
