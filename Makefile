@@ -1,0 +1,36 @@
+# make demo: the main job on a bare machine.  make test: all fast tests.  Both make their own environment first.
+PYTHON ?= python3
+ENV := .venv
+RUN := $(ENV)/bin
+
+.PHONY: demo test lint slow env clean
+
+demo: $(ENV)/.main
+	$(RUN)/systolora demo --out demo-out
+
+test: $(ENV)/.test
+	$(RUN)/python -m pytest
+
+slow: $(ENV)/.test
+	$(RUN)/python -m pytest -m slow
+
+lint: $(ENV)/.test
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+env: $(ENV)/.test
+
+$(ENV)/.main: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("systolora needs Python 3.10 or newer: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
+	test -x $(RUN)/python || $(PYTHON) -m venv $(ENV) || { echo "python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
+	$(RUN)/pip install --quiet --constraint constraints.txt torch
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
+	touch $@
+
+$(ENV)/.test: $(ENV)/.main
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[train,test]'
+	touch $@
+
+clean:
+	rm -rf build dist demo-out *.egg-info
