@@ -1,0 +1,22 @@
+// Required options left out.
+// finding: PRG06 on line 9
+// finding: PRG06 on line 19
+// finding: PRG06 on line 20
+static int sum(const int* a, int n) {
+    int s = 0;
+sum:
+    for (int i = 0; i < n; ++i) {
+#pragma HLS LOOP_TRIPCOUNT min=1
+        s += a[i];
+    }
+    return s;
+}
+
+void systolora_top(int n) {
+#pragma HLS INTERFACE mode=s_axilite port=n
+#pragma HLS INTERFACE mode=s_axilite port=return
+    int a[16] = {n};
+#pragma HLS BIND_STORAGE variable=a impl=uram
+#pragma HLS INTERFACE port=n
+    n = sum(a, n);
+}

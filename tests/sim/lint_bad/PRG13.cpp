@@ -1,0 +1,25 @@
+// Arrays cut into more than 1024 pieces.
+// finding: PRG13 on line 6
+// finding: PRG13 on line 15
+// finding: PRG13 on line 20
+static void clear(int state[64][32]) {
+#pragma HLS ARRAY_PARTITION variable=state dim=0 type=complete
+    state[0][0] = 0;
+}
+
+void systolora_top(int n) {
+#pragma HLS INTERFACE mode=s_axilite port=n
+#pragma HLS INTERFACE mode=s_axilite port=return
+    static int sums[64][32];
+#pragma HLS ARRAY_PARTITION variable=sums dim=1 type=complete
+#pragma HLS ARRAY_PARTITION variable=sums dim=2 complete
+    static int rows[64][4096];
+#pragma HLS ARRAY_PARTITION variable=rows dim=1 type=complete
+#pragma HLS ARRAY_PARTITION variable=rows dim=2 type=cyclic factor=16
+    static int line[1025];
+#pragma HLS ARRAY_PARTITION variable=line type=complete
+    static int words[1024];
+#pragma HLS ARRAY_PARTITION variable=words type=complete
+    clear(sums);
+    rows[0][0] = line[n & 1023] + words[n & 1023];
+}

@@ -1,0 +1,50 @@
+// State shared by several call sites.
+// finding: SUB13 on line 5
+// finding: SUB13 on line 11
+static int count_calls(int x) {
+    static int calls = 0;
+    static const int step[2] = {1, 2};
+    calls += step[x & 1];
+    return calls;
+}
+static int accumulate(int x) {
+    static int sum = 0;
+    sum += x;
+    return sum;
+}
+static int step_once(int x) {
+    static int state = 0;
+    state ^= x;
+    return state;
+}
+static int choose(int x) {
+    static int last = 0;
+    last += x;
+    return last;
+}
+
+void systolora_top(int n) {
+#pragma HLS INTERFACE mode=s_axilite port=n
+#pragma HLS INTERFACE mode=s_axilite port=return
+    int a = count_calls(n) + count_calls(n + 1);
+copies:
+    for (int i = 0; i < 4; ++i) {
+#pragma HLS UNROLL
+        a += accumulate(i);
+    }
+    if (n & 1) {
+        a += step_once(a);
+    } else {
+        a -= step_once(n);
+    }
+    switch (n) {
+        case 0:
+            a += choose(1);
+            break;
+        case 1:
+            a += choose(2);
+            break;
+        default:
+            a = 0;
+    }
+}
