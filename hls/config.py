@@ -123,14 +123,16 @@ def _check(config: ArrayConfig) -> None:
         raise ConfigError(
             f"bus_bytes = {config.bus_bytes}: allowed are 4, 8, 16, 32 and 64 (16 is the width of a PS port)"
         )
-    lanes = {
-        "input_bytes": config.rows,
-        "weight_bytes": config.cols,
-        "output_bytes": ACCUMULATOR_BYTES * config.cols,
+    memories = {
+        "input_bytes": (config.rows, 1),
+        "weight_bytes": (config.cols, 1),
+        "output_bytes": (config.cols, ACCUMULATOR_BYTES),
     }
-    for name, word in lanes.items():
+    for name, (lanes, element_bytes) in memories.items():
         value = getattr(config, name)
-        least = 2 * word * 16
+        word = element_bytes * lanes
+        # A tile of bus_bytes x bus_bytes must fit one half, or a GEMM that is larger could not be tiled at all.
+        least = 2 * word * max(16, -(-config.bus_bytes // lanes) * config.bus_bytes)
         if value < least or value % (2 * word):
             raise ConfigError(
                 f"{name} = {value}: two halves of whole words are needed, a multiple of {2 * word} and at least {least}; "
