@@ -1,0 +1,105 @@
+"""The boards: what their FPGA holds, what Vivado needs to know of them, and the clock that their processor can give.
+
+Part counts are from the data sheets DS891 (Zynq UltraScale+ MPSoC), DS889 (RFSoC) and DS987 (Kria K26); board part names as
+found in public Vivado projects. Nothing here was checked with Vivado.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from .config import ArrayConfig, ConfigError
+
+IO_PLL_MHZ = 33.333 * 90 / 2
+"""The I/O PLL as boot images of these boards set it: 33.333 MHz x 90 / 2 = 1499.985 MHz. PL clocks are integer parts of it."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board.
+
+    Attributes:
+        name: preset name in `config.BOARDS`.
+        title: as the vendor writes it.
+        part: FPGA part number.
+        lut, ff, dsp, bram36, uram: what the part holds (BRAM in 36 Kbit blocks, URAM in 288 Kbit blocks).
+        dram_gbps: peak bandwidth of the processor's memory in 10**9 bytes a second.
+        dram_mb: size of that memory. Above 2048 part of it lies at 0x8_0000_0000 (DDR high).
+        board_part: pattern that finds the board part in Vivado's catalogue, any vendor prefix and version.
+        carrier: pattern of the carrier card's connector for system-on-module boards, or "".
+        board_files: where Vivado gets the board files from.
+    """
+
+    name: str
+    title: str
+    part: str
+    lut: int
+    ff: int
+    dsp: int
+    bram36: int
+    uram: int
+    dram_gbps: float
+    dram_mb: int
+    board_part: str
+    carrier: str
+    board_files: str
+
+
+_VIVADO = "part of Vivado's installation"
+_STORE = "Vivado's board store: xhub::install [xhub::get_xitems *{}*]"
+
+BOARD_TABLE: dict[str, Board] = {
+    board.name: board
+    for board in (
+        Board("kv260", "Kria KV260", "xck26-sfvc784-2LV-c", 117_120, 234_240, 1_248, 144, 64, 19.2, 4096,
+              "*:kv260_som:part0:*", "*:kv260_carrier:som240_1_connector:*", _VIVADO),
+        Board("kr260", "Kria KR260", "xck26-sfvc784-2LV-c", 117_120, 234_240, 1_248, 144, 64, 19.2, 4096,
+              "*:kr260_som:part0:*", "*:kr260_carrier:som240_1_connector:*", _VIVADO),
+        Board("zcu104", "ZCU104", "xczu7ev-ffvc1156-2-e", 230_400, 460_800, 1_728, 312, 96, 19.2, 2048,
+              "*:zcu104:part0:*", "", _VIVADO),
+        Board("zcu102", "ZCU102", "xczu9eg-ffvb1156-2-e", 274_080, 548_160, 2_520, 912, 0, 19.2, 4096,
+              "*:zcu102:part0:*", "", _VIVADO),
+        Board("rfsoc4x2", "RFSoC 4x2", "xczu48dr-ffvg1517-2-e", 425_280, 850_560, 4_272, 1_080, 80, 19.2, 4096,
+              "*:rfsoc4x2:part0:*", "", "https://github.com/RealDigitalOrg/RFSoC4x2-BSP (board_files)"),
+        Board("ultra96v2", "Ultra96-V2", "xczu3eg-sbva484-1-i", 70_560, 141_120, 360, 216, 0, 8.5, 2048,
+              "*:ultra96v2:part0:*", "", _STORE.format("ultra96v2")),
+    )
+}  # fmt: skip
+"""All boards for which there is a preset."""
+
+
+def board_of(config: ArrayConfig) -> Board | None:
+    """The board of a configuration, or None if it names none.
+
+    Raises:
+        ConfigError: if it names a board that is not in the table, or a part that is not the board's.
+    """
+    if not config.board:
+        return None
+    if config.board not in BOARD_TABLE:
+        raise ConfigError(f"no board {config.board!r}: there are {', '.join(sorted(BOARD_TABLE))}")
+    board = BOARD_TABLE[config.board]
+    if config.part != board.part:
+        raise ConfigError(
+            f"part {config.part!r} is not that of {board.title}, which has {board.part}; give that part, or no board"
+        )
+    return board
+
+
+@dataclass(frozen=True)
+class PlClock:
+    """A clock that the processor can give the FPGA: `IO_PLL_MHZ / divisor`."""
+
+    divisor: int
+    mhz: float
+
+
+def pl_clock(config: ArrayConfig) -> PlClock:
+    """The fastest PL clock that is not above the configuration's (0.1 % aside, so that 250 MHz takes 249.9975).
+
+    pynq sets PL clocks by integer divisors of the PLL that the boot image chose and never changes the PLL, so other
+    frequencies would be silently replaced by a neighbour.
+    """
+    divisor = min(63 * 63, max(1, ceil(IO_PLL_MHZ / (config.clock_mhz * 1.001))))
+    return PlClock(divisor, round(IO_PLL_MHZ / divisor, 6))

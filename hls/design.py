@@ -1,0 +1,88 @@
+"""Names and addresses of the block design, shared by the Vivado script, the hardware hand-off file and the driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .registers import ARGUMENTS, STATUS_MAGIC
+from .regmap import TOP
+
+DESIGN = "systolora"
+"""Name of the block design and of its files."""
+
+PROCESSOR = "zynq_ultra_ps_e_0"
+KERNEL = f"{TOP}_0"
+KERNEL_VLNV = f"xilinx.com:hls:{TOP}:1.0"
+IDENTITY = "systolora_id"
+INTERRUPT_CONTROLLER = "axi_intc_0"
+INTERRUPT_CONCAT = "interrupt_concat"
+
+CONTROL_BUS = "s_axi_control"
+CONTROL_MASTER = "M_AXI_HPM0_FPD"
+
+IDENTITY_MAGIC = STATUS_MAGIC
+"""What the second channel of the identity register reads; the first reads the fingerprint."""
+
+
+@dataclass(frozen=True)
+class Slave:
+    """A register block: instance, its bus, first address and size in bytes."""
+
+    instance: str
+    bus: str
+    base: int
+    size: int
+
+
+SLAVES: tuple[Slave, ...] = (
+    Slave(KERNEL, CONTROL_BUS, 0xA000_0000, 0x1_0000),
+    Slave(INTERRUPT_CONTROLLER, "s_axi", 0xA001_0000, 0x1_0000),
+    Slave(IDENTITY, "S_AXI", 0xA002_0000, 0x1_0000),
+)
+
+
+@dataclass(frozen=True)
+class MemoryPort:
+    """One AXI master of the core and the processor port that it reaches memory through.
+
+    Attributes:
+        argument: pointer argument of the top function; also its bundle, so that the master is `m_axi_<argument>`.
+        index: HP port number.
+    """
+
+    argument: str
+    index: int
+
+    @property
+    def master(self) -> str:
+        """Bus of the core."""
+        return f"m_axi_{self.argument}"
+
+    @property
+    def slave(self) -> str:
+        """Bus of the processor: one of the four non-coherent 128-bit ports."""
+        return f"S_AXI_HP{self.index}_FPD"
+
+    @property
+    def slot(self) -> int:
+        """Number under which Vivado's processor block knows the port: S_AXI_GP2 to GP5 are HP0 to HP3."""
+        return self.index + 2
+
+    @property
+    def segment(self) -> str:
+        """Stem of the port's address segments in the processor's map."""
+        return f"SAXIGP{self.slot}/HP{self.index}_DDR"
+
+    @property
+    def clock(self) -> str:
+        """Clock pin of the processor port."""
+        return f"saxihp{self.index}_fpd_aclk"
+
+
+MEMORY_PORTS: tuple[MemoryPort, ...] = tuple(
+    MemoryPort(argument.name, index)
+    for index, argument in enumerate(argument for argument in ARGUMENTS if argument.kind == "pointer")
+)
+
+DDR_LOW_SIZE = 0x8000_0000
+DDR_HIGH_BASE = 0x8_0000_0000
