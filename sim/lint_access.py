@@ -10,6 +10,8 @@ from .lint_tree import Node, symbol
 
 _STREAM_WRITES = frozenset({"write", "write_nb", "operator<<"})
 _STREAM_READS = frozenset({"read", "read_nb", "operator>>", "empty", "full", "size"})
+_PARTS = frozenset({"operator[]", "operator()", "range", "bit"})
+_COMPARISONS = frozenset({"operator==", "operator!=", "operator<=", "operator>="})
 _BY_ADDRESS = frozenset({"POINTER", "LVALUEREFERENCE", "CONSTANTARRAY", "INCOMPLETEARRAY"})
 
 
@@ -73,7 +75,7 @@ class AccessMap:
         if node.kind == "DECL_REF_EXPR":
             yield node.referenced_id, mode
         elif node.kind == "CALL_EXPR":
-            yield from self._of_call(node)
+            yield from self._of_call(node, mode)
         elif node.kind == "ARRAY_SUBSCRIPT_EXPR" and len(children) == 2:
             yield from self._of(children[0], mode)
             yield from self._of(children[1], READ)
@@ -91,14 +93,14 @@ class AccessMap:
             for child in children:
                 yield from self._of(child, READ)
 
-    def _of_call(self, node: Node) -> Iterator[tuple[str, Access]]:
+    def _of_call(self, node: Node, mode: Access) -> Iterator[tuple[str, Access]]:
         """A method's object is used as the method's name says, or both ways if its body is not known."""
         member = node.children[0].bare() if node.children else None
         if member is not None and member.kind == "MEMBER_REF_EXPR":
             for child in member.children:
-                yield from self._of(child, _by_method(node))
-        for argument, access in self.of_call(node):
-            yield from self._of(argument, access)
+                yield from self._of(child, mode if node.name in _PARTS else _by_method(node))
+        for index, (argument, access) in enumerate(self.of_call(node)):
+            yield from self._of(argument, mode if index == 0 and node.name in _PARTS else access)
         yield from self.globals_of_call(node).items()
 
 
@@ -121,12 +123,19 @@ def _by_method(node: Node) -> Access:
 
 
 def _by_type(argument: Node, call: Node, index: int) -> Access:
-    """How an argument of a function without a body here is used: by the operator, else by its constness."""
-    if index == 0 and call.name == "operator=":
-        return WRITE
-    if index == 0 and call.name.startswith("operator"):
+    """How an argument of a function without a body here is used: by its name, else by the parameter's type."""
+    name = call.name
+    if index == 0 and name.endswith("=") and name not in _COMPARISONS:
+        return WRITE if name == "operator=" else BOTH
+    if name in ("operator<<", "operator>>") and argument.bare().type.spelling.startswith("hls::stream"):
         return _by_method(call)
-    kind = argument.type
-    if kind.kind.name == "POINTER" and not kind.get_pointee().is_const_qualified():
-        return WRITE if call.name in ("memcpy", "memset", "memmove") and index == 0 else BOTH
-    return READ
+    if index == 0 and name in ("memcpy", "memset", "memmove"):
+        return WRITE
+    kinds = list(call.referenced.type.argument_types()) if call.referenced is not None else []
+    # The object of an operator that is a method comes first and is not among the parameters.
+    position = index - (len(_arguments(call)) - len(kinds))
+    if not 0 <= position < len(kinds):
+        return READ
+    kind = kinds[position].get_canonical()
+    by_address = kind.kind.name in _BY_ADDRESS
+    return BOTH if by_address and not kind.get_pointee().is_const_qualified() else READ

@@ -29,9 +29,11 @@ def _statics(function: Function) -> Iterator[Node]:
     for node in function.body.walk():
         if node.kind == "VAR_DECL" and node.cursor.storage_class.name == "STATIC":
             kind = node.type
+            constant = kind.is_const_qualified()
             while "ARRAY" in kind.kind.name:
                 kind = kind.element_type.get_canonical()
-            if not kind.is_const_qualified():
+                constant = constant or kind.is_const_qualified()
+            if not constant:
                 yield node
 
 

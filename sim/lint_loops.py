@@ -39,11 +39,11 @@ def check_loops(project: Project) -> Iterator[Finding]:
             continue
         if header.is_constant:
             continue
-        name = loop.parent.name if loop.parent is not None else ""
+        name = f"the loop '{header.counter.name}'"
         if project.on(loop, "unroll"):
-            yield project.finding("LOOP03", loop, f"UNROLL on the loop {name}, whose bounds are not constant")
+            yield project.finding("LOOP03", loop, f"UNROLL on {name}, whose bounds are not constant")
         elif not project.on(loop, "loop_tripcount"):
-            yield project.finding("LOOP02", loop, f"the loop {name} has no constant bound and no LOOP_TRIPCOUNT")
+            yield project.finding("LOOP02", loop, f"{name} has no constant bound and no LOOP_TRIPCOUNT")
     varying = {key for key, header in headers.items() if isinstance(header, str) or not header.is_constant}
     yield from _check_pipelines(project, varying)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from .lint_project import Project
@@ -93,7 +94,8 @@ _KNOWN_CALLS = frozenset(
         "__builtin_popcount",
     ]
 )
-_KNOWN_SCOPES = ("hls::", "ap_int", "ap_uint", "ap_fixed", "ap_ufixed", "ap_")
+_KNOWN_SCOPES = ("hls::", "ap_")
+_KNOWN_HEADERS = ("ap_", "hls_")
 _KNOWN_STD_TYPES = ("std::complex", "std::numeric_limits", "std::integral_constant")
 _JUMPS = {
     "GOTO_STMT": "a goto",
@@ -156,6 +158,9 @@ def _check_call(project: Project, node: Node) -> Iterator[Finding]:
     if node.referenced_id in project.functions or target.kind.name in ("CONSTRUCTOR", "DESTRUCTOR"):
         return
     scope = _scope(target)
+    header = target.location.file
+    if header is not None and Path(header.name).name.startswith(_KNOWN_HEADERS):
+        return
     implicit = node.name == "operator=" and not scope.startswith("std::")
     if implicit or node.name in _KNOWN_CALLS or scope.startswith((*_KNOWN_SCOPES, *_KNOWN_STD_TYPES)):
         return

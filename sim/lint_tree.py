@@ -40,7 +40,10 @@ def load_libclang() -> Any:
         cindex: Any = importlib.import_module("clang.cindex")
     except ImportError as error:
         raise LintError(f"the lint needs the Python package libclang, which is not installed; {remedy}") from error
-    library = cindex.conf.lib
+    try:
+        library = cindex.conf.lib
+    except cindex.LibclangError as error:
+        raise LintError(f"the Python package clang is here, but its library is not: {error}; {remedy}") from error
     try:
         for name in ("clang_getCursorBinaryOperatorKind", "clang_getCursorUnaryOperatorKind"):
             getattr(library, name).argtypes = [cindex.Cursor]

@@ -1,12 +1,15 @@
 // Calls whose target is only known at run time.
-// finding: SUB04 on line 6
-// finding: SUB04 on line 9
-// finding: SUB04 on line 17
+// finding: SUB04 on line 7
+// finding: SUB04 on line 8
+// finding: SUB04 on line 11
+// finding: SUB04 on line 20
 struct Base {
     virtual int value() { return 1; }
+    virtual ~Base() {}
 };
 struct Derived : Base {
     int value() override { return 2; }
+    int other() { return 3; }
 };
 
 void systolora_top(int n) {
