@@ -75,6 +75,14 @@ def check_program(config: ArrayConfig, around: Surroundings, count: int) -> Erro
     return ErrorCode.OK
 
 
+def status_writable(config: ArrayConfig, around: Surroundings) -> bool:
+    """Whether the status block can be written at all: aligned, inside the window, and not on top of the program."""
+    status = around.status
+    if status.address % config.bus_bytes or not status.inside(around.window):
+        return False
+    return not around.program.overlaps(status)
+
+
 def program_region(address: int, count: int) -> Region:
     """Where a program of `count` instructions lies."""
     return Region(address, count * INSTRUCTION_BYTES)

@@ -1,0 +1,255 @@
+"""A model of device memory: one arena of bytes behind device addresses, and its allocator.
+
+It knows nothing of instructions, so the emulator, C-simulation and the emulated board share it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from bisect import bisect_left, insort
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+from systolora.hls.check import Region, round_up
+
+from .device import Buffer, OutOfDeviceMemory
+
+ALIGNMENT = 64
+"""Every buffer starts at a multiple of this many bytes: the widest bus word, and a cache line of the host."""
+
+DEFAULT_BASE = 0x1000_0000
+DEFAULT_CAPACITY = 8 << 30
+
+_MAP_NORESERVE = 0x4000
+"""Linux: pages are not charged before they are touched. The name is missing from older Pythons' mmap module."""
+
+
+class BufferMisuseError(RuntimeError):
+    """A buffer that was freed, or that belongs to another device."""
+
+
+class DeviceMemory:
+    """Bytes of device memory with an allocator; the operating system commits pages when they are first touched.
+
+    Attributes:
+        base: device address of the first byte.
+        capacity: size in bytes.
+        bytes: uint8 [capacity], all of it, as the host sees it.
+        pointer: host address of the first byte, for compiled code.
+    """
+
+    def __init__(self, capacity: int = DEFAULT_CAPACITY, base: int = DEFAULT_BASE) -> None:
+        """Raises ValueError if the capacity is not positive or the base not aligned to 64 bytes."""
+        if capacity < ALIGNMENT or base < 0 or base % ALIGNMENT:
+            raise ValueError(
+                f"device memory of {capacity} bytes at {base:#x}: at least {ALIGNMENT} bytes at a multiple of {ALIGNMENT} "
+                "are needed"
+            )
+        self.base = base
+        self.capacity = capacity // ALIGNMENT * ALIGNMENT
+        arena = mmap.mmap(-1, self.capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+        _prefer_huge_pages(arena)
+        self._arena = arena
+        self.bytes: NDArray[np.uint8] = np.frombuffer(arena, np.uint8)
+        self.pointer: int = self.bytes.ctypes.data
+        self._holes = _Holes(base, self.capacity)
+        self._sizes: dict[int, int] = {}
+        self._returned: deque[int] = deque()
+        self._lock = threading.Lock()
+        self._in_use = 0
+        self._peak = 0
+
+    @property
+    def window(self) -> Region:
+        """All of the memory as an address window."""
+        return Region(self.base, self.capacity)
+
+    @property
+    def bytes_in_use(self) -> int:
+        """Bytes that are allocated, rounded up to the alignment."""
+        with self._lock:
+            self._take_back()
+            return self._in_use
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes that were allocated at once."""
+        return self._peak
+
+    def allocate(self, nbytes: int, label: str = "") -> ArenaBuffer:
+        """A buffer of `nbytes` bytes (more may lie behind it), aligned to 64. Its contents are whatever lay there.
+
+        Raises:
+            OutOfDeviceMemory: if no hole is large enough.
+        """
+        if nbytes < 0:
+            raise ValueError(f"allocate({nbytes}): a size in bytes cannot be negative")
+        size = max(ALIGNMENT, round_up(nbytes, ALIGNMENT))
+        with self._lock:
+            self._take_back()
+            address = self._holes.take(size)
+            if address is None:
+                raise OutOfDeviceMemory(self._full(nbytes, label))
+            self._sizes[address] = size
+            self._in_use += size
+            self._peak = max(self._peak, self._in_use)
+        return ArenaBuffer(self, address, nbytes, label)
+
+    def release(self, address: int) -> None:
+        """Gives an allocation back. Safe in a finalizer: if the allocator is at work, it takes the memory back later."""
+        self._returned.append(address)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._take_back()
+            finally:
+                self._lock.release()
+
+    def view(self, address: int, nbytes: int) -> NDArray[np.uint8]:
+        """The bytes at a device address, to read and to write.
+
+        Raises:
+            ValueError: if they do not lie in this memory.
+        """
+        start = address - self.base
+        if start < 0 or nbytes < 0 or start + nbytes > self.capacity:
+            raise ValueError(
+                f"{nbytes} bytes at {address:#x} are not in device memory, {self.base:#x} to {self.base + self.capacity:#x}"
+            )
+        return self.bytes[start : start + nbytes]
+
+    def discard(self) -> None:
+        """Gives the pages back to the operating system; all bytes are zero afterwards, and allocations stay valid."""
+        self._arena.madvise(mmap.MADV_DONTNEED)
+
+    def _take_back(self) -> None:
+        while self._returned:
+            address = self._returned.popleft()
+            size = self._sizes.pop(address)
+            self._in_use -= size
+            self._holes.put(address, size)
+
+    def _full(self, nbytes: int, label: str) -> str:
+        what = f" for {label}" if label else ""
+        free = self.capacity - self._in_use
+        return (
+            f"device memory is full: {nbytes} bytes{what} asked for, {free} of {self.capacity} free, the largest hole "
+            f"is {self._holes.largest}; use a smaller batch or resolution, or open the device with more memory"
+        )
+
+
+class ArenaBuffer(Buffer):
+    """A buffer of a `DeviceMemory`."""
+
+    def __init__(self, memory: DeviceMemory, address: int, nbytes: int, label: str) -> None:
+        self._memory = memory
+        self.address = address
+        self.nbytes = nbytes
+        self.label = label
+        self._alive = True
+
+    def read(self) -> NDArray[np.uint8]:
+        """See `Buffer.read`. Raises BufferMisuseError after `free`."""
+        view = self.write()
+        view.flags.writeable = False
+        return view
+
+    def write(self) -> NDArray[np.uint8]:
+        """See `Buffer.write`. Raises BufferMisuseError after `free`."""
+        self._check_alive()
+        start = self.address - self._memory.base
+        return self._memory.bytes[start : start + self.nbytes]
+
+    def free(self) -> None:
+        """See `Buffer.free`. Raises BufferMisuseError if it was freed before."""
+        if not self._alive:
+            raise BufferMisuseError(f"{self._name} was freed twice; free each buffer once")
+        self._alive = False
+        self._memory.release(self.address)
+
+    def belongs_to(self, memory: DeviceMemory) -> bool:
+        """Whether the buffer lies in this memory.
+
+        Raises:
+            BufferMisuseError: if it was freed.
+        """
+        self._check_alive()
+        return memory is self._memory
+
+    def _check_alive(self) -> None:
+        if not self._alive:
+            raise BufferMisuseError(f"{self._name} was used after it was freed; allocate a new one")
+
+    @property
+    def _name(self) -> str:
+        label = f" {self.label!r}" if self.label else ""
+        return f"buffer{label} of {self.nbytes} bytes at {self.address:#x}"
+
+
+def check_buffer(buffer: Buffer, memory: DeviceMemory) -> None:
+    """Raises BufferMisuseError if a buffer was freed or does not lie in this memory."""
+    if not (isinstance(buffer, ArenaBuffer) and buffer.belongs_to(memory)):
+        raise BufferMisuseError(
+            f"buffer {buffer.label!r} of {buffer.nbytes} bytes belongs to another device; allocate it on the one that uses it"
+        )
+
+
+class _Holes:
+    """Free memory: best fit, lowest address first; neighbouring holes are joined."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self._by_size: list[tuple[int, int]] = []
+        self._start: dict[int, int] = {}
+        self._end: dict[int, int] = {}
+        self._insert(address, size)
+
+    @property
+    def largest(self) -> int:
+        """Bytes in the largest hole."""
+        return self._by_size[-1][0] if self._by_size else 0
+
+    def take(self, size: int) -> int | None:
+        """Address of `size` bytes that are no longer free, or None if no hole is large enough."""
+        place = bisect_left(self._by_size, (size, 0))
+        if place == len(self._by_size):
+            return None
+        hole, address = self._by_size[place]
+        self._remove(address, hole)
+        if hole > size:
+            self._insert(address + size, hole - size)
+        return address
+
+    def put(self, address: int, size: int) -> None:
+        """Makes `size` bytes free and joins them with the holes at either side."""
+        before = self._end.get(address)
+        if before is not None:
+            self._remove(before, address - before)
+            size += address - before
+            address = before
+        after = self._start.get(address + size)
+        if after is not None:
+            self._remove(address + size, after)
+            size += after
+        self._insert(address, size)
+
+    def _insert(self, address: int, size: int) -> None:
+        insort(self._by_size, (size, address))
+        self._start[address] = size
+        self._end[address + size] = address
+
+    def _remove(self, address: int, size: int) -> None:
+        del self._by_size[bisect_left(self._by_size, (size, address))]
+        del self._start[address]
+        del self._end[address + size]
+
+
+def _prefer_huge_pages(arena: mmap.mmap) -> None:
+    # Fewer page faults: on virtual machines the first touch of a page costs more than filling it.
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)
+    if advice is None:
+        return
+    try:
+        arena.madvise(advice)
+    except OSError:
+        return  # a kernel without transparent huge pages: small pages work as well

@@ -1,0 +1,57 @@
+"""A whole instruction at once in numpy: for processors that the compiled kernels do not support."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from systolora.hls.config import FLOAT_BYTES, ArrayConfig
+from systolora.hls.isa import Gemm, Quantize, Rounding
+
+from . import operands
+from .integer import integer_gemm
+from .memory import DeviceMemory
+from .reference import epilogue, quantize
+
+
+class NumpyExecutor:
+    """Executes GEMM and QUANTIZE on a device memory, each as one numpy expression of the reference's functions."""
+
+    def __init__(self, config: ArrayConfig) -> None:
+        self._bus_bytes = config.bus_bytes
+
+    def run_gemm(self, memory: DeviceMemory, op: Gemm) -> None:
+        """Executes a GEMM that passed its checks."""
+        a = operands.operand_a(memory, op, 0, op.m)
+        b = operands.operand_b(memory, op, self._bus_bytes)
+        values = epilogue(
+            integer_gemm(a, b),
+            op.result,
+            scale_a=operands.scales(memory, op.scale_a, op.scale_a_address, 0, op.m),
+            scale_b=operands.scales(memory, op.scale_b, op.scale_b_address, 0, op.n),
+            alpha=op.alpha,
+            bias=operands.bias(memory, op, 0, op.n),
+            c=np.ascontiguousarray(operands.operand_c(memory, op)) if op.accumulate else None,
+        )
+        operands.write_result(memory, op, values, self._bus_bytes)
+
+    def run_quantize(self, memory: DeviceMemory, op: Quantize) -> None:
+        """Executes a QUANTIZE that passed its checks.
+
+        Raises:
+            NonFiniteError: if the input holds a NaN or an infinity; nothing is written then.
+        """
+        q, scale = quantize(
+            operands.quantize_source(memory, op),
+            op.axis,
+            rounding=op.rounding,
+            seed=op.seed,
+            index=element_indices(op) if op.rounding == Rounding.STOCHASTIC else None,
+            column_factor=memory.view(op.scale_b_address, FLOAT_BYTES * op.n).view(np.float32) if op.multiply else None,
+        )
+        operands.write_quantized(memory, op, q, scale, self._bus_bytes)
+
+
+def element_indices(op: Quantize) -> NDArray[np.uint32]:
+    """The indices of the elements in the stochastic rounding: uint32 [m, n]."""
+    rows = np.arange(op.m, dtype=np.uint64) * np.uint64(op.index_stride) + np.uint64(op.index_base)
+    return (rows[:, None] + np.arange(op.n, dtype=np.uint64)[None, :]).astype(np.uint32)
