@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,10 @@ def _check_partitions(project: Project) -> Iterator[Finding]:
                 yield project.finding("PRG11", pragma, found)
                 continue
             cut = sizes if number == 0 else [sizes[number - 1]]
-            key = symbol(node.cursor)
+            # The same field of two variables is two arrays, so the variable is part of the key.
+            name = re.split(r"\W", path)[0]
+            base = resolve(project, placed, name)
+            key = f"{symbol(base.cursor) if base else name} {path}"
             pieces[key] = pieces.get(key, 1) * math.prod(_pieces(project, pragma, size) for size in cut)
             if pieces[key] > _MOST_PIECES:
                 found = f"ARRAY_PARTITION cuts '{path}' into {pieces[key]} pieces"

@@ -1,7 +1,10 @@
 // Arrays cut into more than 1024 pieces.
-// finding: PRG13 on line 6
-// finding: PRG13 on line 15
-// finding: PRG13 on line 20
+// finding: PRG13 on line 9
+// finding: PRG13 on line 18
+// finding: PRG13 on line 23
+struct Row {
+    int lane[64];
+};
 static void clear(int state[64][32]) {
 #pragma HLS ARRAY_PARTITION variable=state dim=0 type=complete
     state[0][0] = 0;
@@ -20,6 +23,10 @@ void systolora_top(int n) {
 #pragma HLS ARRAY_PARTITION variable=line type=complete
     static int words[1024];
 #pragma HLS ARRAY_PARTITION variable=words type=complete
+    Row upper = {{n}};
+    Row lower = {{n}};
+#pragma HLS ARRAY_PARTITION variable=upper.lane type=complete
+#pragma HLS ARRAY_PARTITION variable=lower.lane type=complete
     clear(sums);
     rows[0][0] = line[n & 1023] + words[n & 1023];
 }

@@ -1,6 +1,7 @@
 // State shared by several call sites.
-// finding: SUB13 on line 5
-// finding: SUB13 on line 11
+// finding: SUB13 on line 6
+// finding: SUB13 on line 12
+// finding: SUB13 on line 22
 static int count_calls(int x) {
     static int calls = 0;
     static const int step[2] = {1, 2};
@@ -17,6 +18,14 @@ static int step_once(int x) {
     state ^= x;
     return state;
 }
+static int counted(int x) {
+    static int total = 0;
+    total += x;
+    return total;
+}
+static int wrapper(int x) {
+    return counted(x);
+}
 static int choose(int x) {
     static int last = 0;
     last += x;
@@ -32,6 +41,8 @@ copies:
 #pragma HLS UNROLL
         a += accumulate(i);
     }
+    a += wrapper(n);
+    a += wrapper(a);
     if (n & 1) {
         a += step_once(a);
     } else {
