@@ -66,7 +66,7 @@ def check_program(config: ArrayConfig, around: Surroundings, count: int) -> Erro
     """Checks what must hold before the first instruction is fetched; `count` is the program's length in instructions."""
     if not 1 <= count <= config.max_instructions:
         return ErrorCode.BAD_PROGRAM
-    if around.program.address % config.bus_bytes or around.status.address % config.bus_bytes:
+    if any(place.address % config.bus_bytes for place in (around.window, around.program, around.status)):
         return ErrorCode.BAD_PROGRAM
     if not around.program.inside(around.window) or not around.status.inside(around.window):
         return ErrorCode.BAD_PROGRAM

@@ -19,6 +19,9 @@ FLOAT_BYTES = 4
 MAX_K = 131_071
 """Largest contraction that cannot overflow int32: 131071 * (-128) * (-128) = 2**31 - 2**14."""
 
+MAX_MEMORY_WORDS = 65_536
+"""Most words in one half of a memory: an on-chip address has 16 bits, and the clocks of a tile fit 32."""
+
 MIN_TILE_CLOCKS = 8
 """A partial sum is revisited no sooner than this many clocks: the read-add-write latency of the output memory."""
 
@@ -137,6 +140,11 @@ def _check(config: ArrayConfig) -> None:
             raise ConfigError(
                 f"{name} = {value}: two halves of whole words are needed, a multiple of {2 * word} and at least {least}; "
                 f"the next larger is {max(least, -(-value // (2 * word)) * 2 * word)}"
+            )
+        if value // (2 * word) > MAX_MEMORY_WORDS:
+            raise ConfigError(
+                f"{name} = {value}: one half holds at most {MAX_MEMORY_WORDS} words; "
+                f"give at most {2 * word * MAX_MEMORY_WORDS}"
             )
     if not 1 <= config.clock_mhz <= 1000:
         raise ConfigError(f"clock_mhz = {config.clock_mhz}: allowed are 1 to 1000")
