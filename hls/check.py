@@ -78,7 +78,7 @@ def check_program(config: ArrayConfig, around: Surroundings, count: int) -> Erro
 def status_writable(config: ArrayConfig, around: Surroundings) -> bool:
     """Whether the status block can be written at all: aligned, inside the window, and not on top of the program."""
     status = around.status
-    if status.address % config.bus_bytes or not status.inside(around.window):
+    if any(place.address % config.bus_bytes for place in (around.window, status)) or not status.inside(around.window):
         return False
     return not around.program.overlaps(status)
 
