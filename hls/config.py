@@ -159,25 +159,54 @@ _KB = 1024
 BOARDS: dict[str, ArrayConfig] = {
     config.board: config
     for config in (
-        ArrayConfig(board="kv260", part="xck26-sfvc784-2LV-c", rows=32, cols=32, clock_mhz=200.0, dram_gbps=19.2),
-        ArrayConfig(board="kr260", part="xck26-sfvc784-2LV-c", rows=32, cols=32, clock_mhz=200.0, dram_gbps=19.2),
+        ArrayConfig(
+            board="kv260",
+            part="xck26-sfvc784-2LV-c",
+            rows=32,
+            cols=16,
+            output_bytes=512 * _KB,
+            packed_dsp=False,
+            clock_mhz=187.5,
+            dram_gbps=19.2,
+        ),
+        ArrayConfig(
+            board="kr260",
+            part="xck26-sfvc784-2LV-c",
+            rows=32,
+            cols=16,
+            output_bytes=512 * _KB,
+            packed_dsp=False,
+            clock_mhz=187.5,
+            dram_gbps=19.2,
+        ),
         ArrayConfig(board="zcu104", part="xczu7ev-ffvc1156-2-e", rows=32, cols=32, clock_mhz=250.0, dram_gbps=19.2),
         ArrayConfig(board="zcu102", part="xczu9eg-ffvb1156-2-e", rows=32, cols=32, clock_mhz=250.0, dram_gbps=19.2),
-        ArrayConfig(board="rfsoc4x2", part="xczu48dr-ffvg1517-2-e", rows=64, cols=64, clock_mhz=200.0, dram_gbps=19.2),
+        ArrayConfig(
+            board="rfsoc4x2",
+            part="xczu48dr-ffvg1517-2-e",
+            rows=64,
+            cols=48,
+            weight_bytes=768 * _KB,
+            output_bytes=1536 * _KB,
+            clock_mhz=187.5,
+            dram_gbps=19.2,
+        ),
         ArrayConfig(
             board="ultra96v2",
             part="xczu3eg-sbva484-1-i",
             rows=16,
-            cols=16,
+            cols=8,
             input_bytes=128 * _KB,
             weight_bytes=128 * _KB,
             output_bytes=256 * _KB,
+            bus_bytes=8,
             clock_mhz=150.0,
             dram_gbps=8.5,
         ),
     )
 }
-"""Presets by board. Whether a preset fits its part is checked by `resources`."""
+"""Presets by board. Each fits its part with a margin by the estimate of `resources` (LUTs are scarce first, so boards with
+many DSPs for their LUTs do not pack); clocks are integer parts of the processor's 1,500 MHz PLL, as `boards.pl_clock` says."""
 
 
 def board_config(name: str) -> ArrayConfig:

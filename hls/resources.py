@@ -1,0 +1,192 @@
+"""Resource estimate of a configuration, before any tool has run.
+
+What is measured here: the PE. `tests/hls/test_pe_area.py` synthesizes the mesh of PEs with yosys (synth_xilinx -family
+xcup) and holds `PE_LUT`, `PACKING_LUT` and `PE_FF` to what it counts. Yosys does not put two small functions in one LUT as
+Vivado does, so these are upper bounds.
+
+What is not: everything around the array. `UNITS` is judgement from the sizes that published Vitis HLS reports give such
+units (float operators, m_axi adapters) and is uncertain by about a third. A real report replaces it: `reports`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+
+from .config import ACCUMULATOR_BYTES, ArrayConfig
+from .design import MEMORY_PORTS
+
+PE_LUT = 72
+"""One PE: 32 for base + product, 32 for the choice of the moving sum, 8 for the choice of the weight."""
+
+PACKING_LUT = 26
+"""Two packed PEs, on top of `PE_LUT` each: 9 carry bits join the weights, 17 give the borrowed one back."""
+
+PE_FF = 8 + 8 + 32 + 32 + 16
+"""Active weight, shadow weight, accumulator, moving sum, and a pipeline register of the product."""
+
+URAM_BITS, URAM_DEPTH = 72, 4096
+BRAM_SHAPES = ((72, 512), (36, 1024), (18, 2048), (9, 4096), (4, 8192), (2, 16384), (1, 32768))
+"""(bits, words) that one BRAM36 can be (UG573)."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Counts of what an FPGA is made of; BRAM in 36 Kbit blocks, URAM in 288 Kbit blocks."""
+
+    lut: int = 0
+    ff: int = 0
+    dsp: int = 0
+    bram36: int = 0
+    uram: int = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(*(x + y for x, y in zip(astuple(self), astuple(other), strict=True)))
+
+    def times(self, count: int) -> Resources:
+        """`count` such units."""
+        return Resources(*(count * value for value in astuple(self)))
+
+
+KINDS = tuple(field.name for field in fields(Resources))
+
+UNITS: dict[str, Resources] = {
+    "m_axi adapter": Resources(lut=1_000, ff=1_500, bram36=1),
+    "m_axi adapter, byte of width": Resources(lut=30, ff=60),
+    "interconnect of a memory port": Resources(lut=900, ff=1_300),
+    "control: s_axilite, interconnect, interrupt, identity": Resources(lut=2_500, ff=3_000),
+    "controller: fetch, decode, check, tile loops": Resources(lut=9_000, ff=10_000, dsp=32, bram36=2),
+    "load unit: addresses": Resources(lut=3_000, ff=3_500, dsp=8),
+    "load unit, byte of width squared: corner turning": Resources(lut=4, ff=9),
+    "epilogue: addresses": Resources(lut=2_000, ff=2_500, dsp=6, bram36=4),
+    # int32 to float32 200 LUT; three float products 120 LUT, 3 DSP each; two float sums 250 LUT, 2 DSP each; rounding to
+    # bfloat16, canonical values and the integer path 350 LUT.
+    "epilogue lane": Resources(lut=1_400, ff=1_700, dsp=13),
+    "quantize: addresses, two dividers": Resources(lut=4_000, ff=4_500, dsp=6),
+    # Two float products; one float sum; two 32-bit integer products for the random bits; rounding, maximum.
+    "quantize lane": Resources(lut=1_100, ff=1_500, dsp=14),
+    "store unit": Resources(lut=1_500, ff=1_800, dsp=4),
+    # Read-add-write of the output memory (32) and the choice of the half (32); its pipeline registers.
+    "output column": Resources(lut=64, ff=130),
+    # Choice of the half on its way to the array, the choice of the word's age in output-stationary mode.
+    "edge lane": Resources(lut=16, ff=24),
+}
+"""Cost of the units around the array."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One on-chip memory: two halves, each `arrays` separate arrays of `bits` x `depth`, in "uram" or "bram"."""
+
+    name: str
+    arrays: int
+    bits: int
+    depth: int
+
+    def cost(self, kind: str) -> Resources:
+        """Blocks that both halves take as URAM (72 bits x 4,096) or as BRAM36 (its best shape)."""
+        if kind == "uram":
+            blocks = _ceil(self.bits, URAM_BITS) * _ceil(self.depth, URAM_DEPTH)
+            return Resources(uram=2 * self.arrays * blocks)
+        blocks = min(_ceil(self.bits, bits) * _ceil(self.depth, depth) for bits, depth in BRAM_SHAPES)
+        return Resources(bram36=2 * self.arrays * blocks)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Resources by part of the design, and which block RAM each memory is built of.
+
+    Attributes:
+        parts: name of the part -> its resources.
+        storage: "input", "weight" and "output" -> "uram" or "bram".
+    """
+
+    parts: dict[str, Resources]
+    storage: dict[str, str]
+
+    @property
+    def total(self) -> Resources:
+        """Sum over the parts."""
+        return _sum(self.parts.values())
+
+
+def memories(config: ArrayConfig) -> tuple[Memory, Memory, Memory]:
+    """Input, weight and output memory. The first two are split by segment, the unit in which the load unit writes."""
+    return (
+        Memory("input", config.rows // config.input_segment, 8 * config.input_segment, config.input_depth),
+        Memory("weight", config.cols // config.weight_segment, 8 * config.weight_segment, config.weight_depth),
+        Memory("output", 1, 8 * ACCUMULATOR_BYTES * config.cols, config.output_depth),
+    )
+
+
+def array_resources(config: ArrayConfig) -> Resources:
+    """The PEs and the activation words on their way down: row r keeps them for r clocks, 8 bits a row."""
+    pes = config.rows * config.cols
+    pairs = config.rows * (config.cols // 2) if config.packed_dsp else 0
+    skew = 8 * config.rows * (config.rows - 1) // 2
+    return Resources(lut=PE_LUT * pes + PACKING_LUT * pairs, ff=PE_FF * pes + skew, dsp=pes - pairs)
+
+
+def estimate(config: ArrayConfig, budget: Resources | None = None) -> Estimate:
+    """The estimate of a configuration.
+
+    Args:
+        config: what is built.
+        budget: what the part holds; the memories go to the kinds of block RAM that leave the most of both. Without it
+            they go to URAM.
+    """
+    lanes = max(1, config.bus_bytes // 4)
+    parts = {
+        "array": array_resources(config),
+        "edges": UNITS["edge lane"].times(config.rows + config.cols) + UNITS["output column"].times(config.cols),
+        "controller": UNITS["controller: fetch, decode, check, tile loops"],
+        "load": (
+            UNITS["load unit: addresses"]
+            + UNITS["load unit, byte of width squared: corner turning"].times(config.bus_bytes**2)
+        ).times(2),
+        "epilogue": UNITS["epilogue: addresses"] + UNITS["epilogue lane"].times(lanes) + UNITS["store unit"],
+        "quantize": UNITS["quantize: addresses, two dividers"] + UNITS["quantize lane"].times(lanes),
+        "ports": (
+            UNITS["m_axi adapter"]
+            + UNITS["m_axi adapter, byte of width"].times(config.bus_bytes)
+            + UNITS["interconnect of a memory port"]
+        ).times(len(MEMORY_PORTS)),
+        "control": UNITS["control: s_axilite, interconnect, interrupt, identity"],
+    }
+    storage = _place(config, _sum(parts.values()), budget)
+    parts["memories"] = _sum(memory.cost(storage[memory.name]) for memory in memories(config))
+    return Estimate(parts, storage)
+
+
+def _place(config: ArrayConfig, rest: Resources, budget: Resources | None) -> dict[str, str]:
+    """The choice, of the eight, under which the fuller of BRAM and URAM is emptiest; of equals, the most URAM."""
+    names = [memory.name for memory in memories(config)]
+    if budget is None:
+        return dict.fromkeys(names, "uram")
+    best: tuple[float, dict[str, str]] | None = None
+    for number in range(8):
+        kinds = {name: "bram" if number >> index & 1 else "uram" for index, name in enumerate(names)}
+        used = rest + _sum(memory.cost(kinds[memory.name]) for memory in memories(config))
+        fullness = max(share(used.bram36, budget.bram36), share(used.uram, budget.uram))
+        if best is None or fullness < best[0]:
+            best = (fullness, kinds)
+    assert best is not None
+    return best[1]
+
+
+def share(used: int, available: int) -> float:
+    """Part of what is available that is used: 1.0 is all; infinite if there is none and some is needed."""
+    if used == 0:
+        return 0.0
+    return used / available if available else float("inf")
+
+
+def _sum(items: Iterable[Resources]) -> Resources:
+    total = Resources()
+    for item in items:
+        total += item
+    return total
+
+
+def _ceil(value: int, step: int) -> int:
+    return -(-value // step)
