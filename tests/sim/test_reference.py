@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from systolora.hls.isa import Axis, Result, Rounding, ScaleMode
 from systolora.sim import reference
@@ -151,7 +151,7 @@ def test_the_column_factor_comes_first() -> None:
         np.float32(30) / np.float32(127),
     ]
     with pytest.raises(reference.NonFiniteError):
-        reference.quantize(x * np.float32(1e38), Axis.ROW, column_factor=factor)
+        reference.quantize(x * np.float32(5e37), Axis.ROW, column_factor=factor)
 
 
 def test_mix_is_a_bijection_and_is_the_documented_one() -> None:
@@ -221,25 +221,31 @@ def test_the_longest_contraction_does_not_overflow() -> None:
 
 
 def test_the_epilogue_rounds_in_the_stated_order() -> None:
-    """Each step by numpy's own float32, on a value where another order gives other bits."""
+    """Each step by numpy's own float32, on many values, so that every other order gives other bits somewhere."""
     f = np.float32
-    total, a, b, alpha, bias, old = 2**24 + 1, f(0.1), f(0.3), f(1.7), f(0.7), f(0.123)
-    step = f(total)
-    assert step == 2**24
-    for factor in (a, b, alpha):
-        step = f(step * factor)
-    step = f(f(step + bias) + old)
+    rng = np.random.default_rng(0)
+    sums = np.append(rng.integers(-(2**27), 2**27, 499), 2**24 + 1).astype(np.int32)
+    a, b, alpha, bias, old = f(1e-7), f(0.3), f(1.7), f(0.7), f(0.123)
     found = reference.epilogue(
-        np.array([[total]], np.int32),
+        sums.reshape(1, -1),
         Result.FLOAT32,
         scale_a=np.array([a]),
         scale_b=np.array([b]),
         alpha=float(alpha),
-        bias=np.array([bias]),
-        c=np.array([[old]]),
+        bias=np.full(500, bias),
+        c=np.full((1, 500), old),
+    )[0]
+    converted = sums.astype(f)
+    assert converted[-1] == 2**24
+    assert np.array_equal(found, converted * a * b * alpha + bias + old)
+    others = (
+        converted * b * a * alpha + bias + old,
+        converted * (a * b) * alpha + bias + old,
+        converted * a * b * alpha + (bias + old),
+        converted * a * b * alpha + old + bias,
+        converted * a * alpha * b + bias + old,
     )
-    assert found[0, 0] == step
-    assert f(f(f(total) * f(a * b)) * alpha) + bias + old != step
+    assert not any(np.array_equal(found, other) for other in others)
 
 
 def test_the_epilogue_broadcasts_rows_and_columns() -> None:
@@ -257,11 +263,13 @@ def test_integer_results_wrap_and_bfloat16_ones_accumulate_as_float32() -> None:
     assert reference.from_bfloat16(found).tolist() == [[1.5]]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_patches_and_reversed_blocks_are_torchs_convolution(seed: int) -> None:
     """Forward and grad-input of a convolution, in exact integers, against torch's float64 convolution."""
     rng = np.random.default_rng(seed)
-    kernel, stride, pad = int(rng.integers(1, 4)), int(rng.integers(1, 3)), int(rng.integers(0, 2))
+    kernel, stride = int(rng.integers(1, 4)), int(rng.integers(1, 3))
+    pad = int(rng.integers(0, min(kernel, 2)))
     size = kernel + stride * int(rng.integers(1, 4))
     x = rng.integers(-128, 128, (2, size, size, 4)).astype(np.int8)
     w = rng.integers(-128, 128, (3, 4, kernel, kernel)).astype(np.int8)
@@ -276,13 +284,7 @@ def test_patches_and_reversed_blocks_are_torchs_convolution(seed: int) -> None:
 
     g = rng.integers(-128, 128, y.shape).astype(np.int8)
     y_torch.backward(torch.from_numpy(g.astype(np.float64)).permute(0, 3, 1, 2))
-    a = (
-        reference.gather_patches(g, (size, size), (kernel, kernel), 1, stride, (kernel - 1 - pad,) * 2)
-        if (kernel > pad)
-        else None
-    )
-    if a is None:
-        return
+    a = reference.gather_patches(g, (size, size), (kernel, kernel), 1, stride, (kernel - 1 - pad,) * 2)
     blocks = reference.reversed_blocks(stored.reshape(kernel * kernel, 4, 3), kernel * kernel, 4, 3)
     grad = reference.gemm_int32(a, blocks).reshape(x.shape)
     assert np.array_equal(grad.transpose(0, 3, 1, 2), x_torch.grad.numpy())
