@@ -1,0 +1,144 @@
+"""A board as a device: programs run on the accelerator in its programmable logic, by PYNQ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from systolora.hls.check import Region
+from systolora.hls.config import ArrayConfig
+from systolora.hls.isa import INSTRUCTION_BYTES, ErrorCode
+from systolora.hls.registers import Counters, Status
+from systolora.sim.device import Device, DeviceError, Program
+from systolora.sim.memory import BufferMisuseError
+
+from .board_buffers import BoardBuffer, BoardMemory
+from .board_queue import Job, ProgramQueue
+from .program_check import Misplaced, find_misplaced
+
+_CHECKED_PROGRAMS = 4096
+
+
+class BoardDevice(Device):
+    """See `Device`. Made by `open_board`.
+
+    Programs are queued: `submit` returns while up to two are in flight, and waits for room beyond that.
+
+    Attributes:
+        session: the design that is loaded, for reports.
+    """
+
+    def __init__(self, name: str, config: ArrayConfig, session: Any, memory: BoardMemory) -> None:
+        self.name, self.config, self.session = name, config, session
+        self._memory = memory
+        self._queue = ProgramQueue(name, config, session, memory)
+        self._checked: dict[tuple[Any, ...], Misplaced | None] = {}
+        self._closers: list[Callable[[], None]] = []
+        self._open = True
+
+    def on_close(self, function: Callable[[], None]) -> None:
+        """Has a function called when the device has been closed."""
+        self._closers.append(function)
+
+    def allocate(self, nbytes: int, label: str = "") -> BoardBuffer:
+        """See `Device.allocate`."""
+        self._require_open()
+        return self._memory.allocate(nbytes, label)
+
+    def submit(self, program: Program) -> Future[Status]:
+        """See `Device.submit`.
+
+        Raises:
+            ValueError: if the code is not a whole number of instructions.
+            BufferMisuseError: if a buffer is no handle of this board, or was freed.
+            BoardLost: if the board does not answer any more.
+        """
+        self._require_open()
+        if not program.code or len(program.code) % INSTRUCTION_BYTES:
+            raise ValueError(
+                f"a program of {len(program.code)} bytes: it must be a positive multiple of {INSTRUCTION_BYTES}"
+            )
+        reads, writes = self._handles(program.reads), self._handles(program.writes)
+        misplaced = self._find_misplaced(program.code, reads, writes)
+        if misplaced is not None:
+            return self._refuse(program, misplaced)
+        return self._queue.submit(Job(program, reads, writes))
+
+    def _handles(self, buffers: tuple[Any, ...]) -> tuple[BoardBuffer, ...]:
+        for buffer in buffers:
+            if not isinstance(buffer, BoardBuffer):
+                raise BufferMisuseError(
+                    f"a {type(buffer).__name__} cannot be given to {self.name}: only buffers from its allocate() can"
+                )
+            buffer.require(self._memory)
+        return buffers
+
+    def _find_misplaced(
+        self, code: bytes, reads: tuple[BoardBuffer, ...], writes: tuple[BoardBuffer, ...]
+    ) -> Misplaced | None:
+        """What reaches outside the named buffers; the answer is kept, because a training step submits the same programs."""
+        readable = tuple(buffer.region for buffer in reads)
+        writable = tuple(buffer.region for buffer in writes)
+        key = (code, readable, writable)
+        if key not in self._checked:
+            if len(self._checked) >= _CHECKED_PROGRAMS:
+                self._checked.clear()
+            self._checked[key] = find_misplaced(self.config, code, readable, writable)
+        return self._checked[key]
+
+    def _refuse(self, program: Program, misplaced: Misplaced) -> Future[Status]:
+        index, region = misplaced.index, misplaced.region
+        label = program.labels.get(index, "")
+        text = (
+            f"{self.name}: instruction {index}{f' ({label})' if label else ''} was not started: {_range(region)} "
+            "is in no buffer that the program names as read or written; name the buffer, or mend the address"
+        )
+        future: Future[Status] = Future()
+        future.set_exception(DeviceError(text, ErrorCode.WINDOW, index, label))
+        return future
+
+    @property
+    def counters(self) -> Counters:
+        """See `Device.counters`; programs that were stopped count as far as they came."""
+        return self._queue.counters
+
+    @property
+    def retries(self) -> int:
+        """Programs that were run again after the core had hung and was reset."""
+        return self._queue.retries
+
+    @property
+    def bytes_in_use(self) -> int:
+        """See `Device.bytes_in_use`; in whole slots, those of the queue included."""
+        return self._memory.pool.bytes_held
+
+    def close(self) -> None:
+        """See `Device.close`. Waits for the programs in flight.
+
+        The slots of a board that is lost stay with the pynq device until the process ends: the core may still write to them.
+        """
+        if not self._open:
+            return
+        self._open = False
+        self._queue.close()
+        self._memory.owner.call(self._release)
+        self._memory.owner.close()
+        for function in self._closers:
+            function()
+
+    def _release(self) -> None:
+        self.session.release()
+        held = self._memory.pool.drop()
+        if self._queue.lost is not None:
+            self.session.device.systolora_kept = [*getattr(self.session.device, "systolora_kept", []), *held]
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise DeviceError(f"{self.name}: the device is closed; open it again")
+        if self._queue.lost is not None:
+            raise self._queue.lost
+
+
+def _range(region: Region) -> str:
+    return f"{region.address:#x} to {region.address + region.size - 1:#x}"

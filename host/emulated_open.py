@@ -1,0 +1,50 @@
+"""Opens an emulated board: `--backend board --emulated-board kv260`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from systolora.hls.config import ArrayConfig, board_config
+from systolora.hls.design import DESIGN
+
+from .board import open_design, require_pynq
+from .board_device import BoardDevice
+from .emulated_board import BoardOptions, EmulatedBoard, emulated_clock_mhz, temporary_design
+from .emulated_faults import Faults
+
+
+def open_emulated_board(
+    board: str | ArrayConfig,
+    options: BoardOptions | None = None,
+    faults: Faults | None = None,
+    timing: Any = None,
+) -> BoardDevice:
+    """The driver of a real board on an emulated one.
+
+    Args:
+        board: a preset's name, or any configuration.
+        options: executor, size of its memory pool, latency of the core.
+        faults: what is wrong with the board. timing: a `board_session.Timing`.
+
+    Raises:
+        BoardOpenError: as `open_board` does, and if pynq is missing: it is the real pynq that runs.
+        ConfigError: if there is no preset of that name.
+    """
+    config = board_config(board) if isinstance(board, str) else board
+    require_pynq()
+    from .emulated_device import EmulatedDevice
+
+    emulated = EmulatedBoard(config, options, faults)
+    files = temporary_design(config)
+    try:
+        device = open_design(
+            Path(files.name) / f"{DESIGN}.bit", config, emulated_clock_mhz(config), EmulatedDevice(emulated), timing
+        )
+    except BaseException:
+        emulated.close()
+        files.cleanup()
+        raise
+    device.on_close(emulated.close)
+    device.on_close(files.cleanup)
+    return device

@@ -1,0 +1,91 @@
+"""What a program touches, read from its instructions: nothing is started that reaches memory which no handle stands for.
+
+On a board a wrong address in an instruction is a write to somebody else's memory, as root, so the driver looks before it
+starts a program. The same regions say whether a program may be run a second time after the hardware hung.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from systolora.hls.check import Region, gemm_reads, gemm_writes, quantize_reads, quantize_writes
+from systolora.hls.config import ArrayConfig
+from systolora.hls.isa import INSTRUCTION_BYTES, DecodeError, Gemm, Instruction, Quantize, decode
+
+
+@dataclass(frozen=True)
+class Touched:
+    """Regions that one instruction reads and writes, in device addresses."""
+
+    index: int
+    reads: tuple[Region, ...]
+    writes: tuple[Region, ...]
+
+
+@dataclass(frozen=True)
+class Misplaced:
+    """An instruction that reaches outside the buffers of its program."""
+
+    index: int
+    region: Region
+
+
+def touched(config: ArrayConfig, code: bytes) -> Iterator[Touched]:
+    """What each instruction touches. Those that the controller refuses to decode touch nothing."""
+    for index in range(len(code) // INSTRUCTION_BYTES):
+        word = code[index * INSTRUCTION_BYTES : (index + 1) * INSTRUCTION_BYTES]
+        try:
+            instruction = decode(word)
+        except DecodeError:
+            continue
+        reads, writes = _regions(config, instruction)
+        if reads or writes:
+            yield Touched(index, reads, writes)
+
+
+def _regions(config: ArrayConfig, instruction: Instruction) -> tuple[tuple[Region, ...], tuple[Region, ...]]:
+    if isinstance(instruction, Gemm):
+        writes = tuple(gemm_writes(config, instruction))
+        kept = writes if instruction.accumulate else ()
+        return (*gemm_reads(config, instruction), *kept), writes
+    if isinstance(instruction, Quantize):
+        return tuple(quantize_reads(config, instruction)), tuple(quantize_writes(config, instruction))
+    return (), ()
+
+
+def written_regions(config: ArrayConfig, code: bytes) -> list[Region]:
+    """All regions that a program writes, in the order of its instructions."""
+    return [region for item in touched(config, code) for region in item.writes]
+
+
+def find_misplaced(
+    config: ArrayConfig, code: bytes, readable: Sequence[Region], writable: Sequence[Region]
+) -> Misplaced | None:
+    """The first instruction that reads outside `readable` and `writable`, or writes outside `writable`; or None."""
+    anywhere = [*readable, *writable]
+    for item in touched(config, code):
+        for regions, allowed in ((item.reads, anywhere), (item.writes, writable)):
+            for region in regions:
+                if not any(region.inside(area) for area in allowed):
+                    return Misplaced(item.index, region)
+    return None
+
+
+def replayable(config: ArrayConfig, code: bytes) -> bool:
+    """Whether running the program again after any part of it has run gives what one run gives.
+
+    It does if no instruction reads bytes that the program held before and overwrites later: each region that is read was either
+    written by an earlier instruction, in one piece, or is written by none.
+    """
+    steps = list(touched(config, code))
+    everything = [region for item in steps for region in item.writes]
+    done: list[Region] = []
+    for item in steps:
+        for region in item.reads:
+            if any(region.inside(earlier) for earlier in done):
+                continue
+            if any(region.overlaps(written) for written in everything):
+                return False
+        done += item.writes
+    return True
