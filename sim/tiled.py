@@ -47,13 +47,11 @@ class TiledArray:
         self._load_columns(self._input[self._input_half], tile if dataflow == Dataflow.WEIGHT_STATIONARY else tile.T)
 
     def _load_columns(self, words: Int8, tile: Int8) -> None:
-        """Block i of `lanes` columns goes to words i * length .. ; lanes beyond the tile's edge are zero."""
+        """Block i of `lanes` columns goes to words i * length .. ; lanes beyond the tile's edge keep what they held."""
         lanes, length = words.shape[1], tile.shape[0]
         for block in range(ceil_div(tile.shape[1], lanes)):
             part = tile[:, block * lanes : (block + 1) * lanes]
-            place = self._place(words, block * length, length)
-            place[:, : part.shape[1]] = part
-            place[:, part.shape[1] :] = 0
+            self._place(words, block * length, length)[:, : part.shape[1]] = part
 
     def _run_array(self, dataflow: Dataflow, step: TileStep) -> None:
         tile_n = step.n1 - step.n0

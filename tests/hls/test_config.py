@@ -1,0 +1,107 @@
+"""One configuration: what it allows, what follows from it, and what its fingerprint depends on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from systolora.hls.check import input_words, weight_words
+from systolora.hls.config import BOARDS, MAX_K, ArrayConfig, ConfigError, board_config
+from systolora.hls.isa import Dataflow
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"rows": 3}, "rows = 3: allowed are 4 to 256; give --rows in that range"),
+        ({"cols": 257}, "cols = 257: allowed are 4 to 256"),
+        ({"bus_bytes": 12}, "bus_bytes = 12: allowed are 4, 8, 16, 32 and 64"),
+        ({"input_bytes": 1000}, "input_bytes = 1000: two halves of whole words.*the next larger is 2048"),
+        ({"weight_bytes": 512 * 1024 + 1}, "weight_bytes = 524289: .*the next larger is 524416"),
+        ({"output_bytes": 0}, "output_bytes = 0: .*at least 8192; the next larger is 8192"),
+        ({"rows": 4, "input_bytes": 2 * 4 * 65537}, "65536"),
+        ({"clock_mhz": 0.5}, "clock_mhz = 0.5: allowed are 1 to 1000"),
+        ({"dram_gbps": 0}, "dram_gbps = 0: it must be positive"),
+        ({"max_instructions": 0}, "max_instructions = 0: allowed are 1 to 16777216"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(changes: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        ArrayConfig().with_changes(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"rows": 4}, {"cols": 256}, {"rows": 7, "input_bytes": 14 * 48}, {"bus_bytes": 64}, {"max_instructions": 1 << 24}],
+)
+def test_the_limits_themselves_are_allowed(changes: dict[str, object]) -> None:
+    assert ArrayConfig().with_changes(**changes)
+
+
+def test_derived_sizes() -> None:
+    config = ArrayConfig(rows=24, cols=40, input_bytes=48 * 100, weight_bytes=80 * 50, output_bytes=320 * 20)
+    assert (config.input_depth, config.weight_depth, config.output_depth) == (100, 50, 20)
+    assert config.quantize_limit == 800
+    assert (config.input_segment, config.weight_segment) == (8, 8)
+    assert config.peak_tops == pytest.approx(2 * 24 * 40 * 200e6 / 1e12)
+
+
+def test_the_longest_contraction_is_the_longest_that_cannot_overflow() -> None:
+    assert MAX_K * 2**14 <= 2**31 - 1 < (MAX_K + 1) * 2**14
+
+
+def test_the_fingerprint_depends_on_the_hardware_and_on_nothing_else() -> None:
+    config = ArrayConfig()
+    hardware = {
+        "rows": 32,
+        "cols": 32,
+        "input_bytes": 256 * 1024,
+        "weight_bytes": 256 * 1024,
+        "output_bytes": 512 * 1024,
+        "bus_bytes": 32,
+        "packed_dsp": False,
+        "max_instructions": 100,
+    }
+    prints = {config.with_changes(**{name: value}).fingerprint for name, value in hardware.items()}
+    assert len(prints) == len(hardware)
+    assert config.fingerprint not in prints
+    for name, value in {"board": "mine", "part": "xc7z020", "clock_mhz": 100.0, "dram_gbps": 1.0}.items():
+        assert config.with_changes(**{name: value}).fingerprint == config.fingerprint
+    assert {*hardware, "board", "part", "clock_mhz", "dram_gbps"} == set(ArrayConfig.__dataclass_fields__)
+
+
+def test_the_fingerprint_is_the_same_in_every_process() -> None:
+    assert ArrayConfig().fingerprint_text == f"{ArrayConfig().fingerprint:08x}"
+    assert 0 <= ArrayConfig().fingerprint < 2**32
+    assert ArrayConfig(rows=64).fingerprint == ArrayConfig().fingerprint
+
+
+@pytest.mark.parametrize("name", ["kv260", "KV260", "Ultra96-V2", "rfsoc_4x2", "zcu104"])
+def test_presets_by_name(name: str) -> None:
+    config = board_config(name)
+    assert config is BOARDS[config.board]
+    assert config.part
+
+
+def test_an_unknown_board_lists_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match="no board 'pynq-z9': there are kr260, kv260.*or give --rows and --cols"):
+        board_config("pynq-z9")
+
+
+@given(st.integers(4, 256), st.integers(4, 256), st.sampled_from([4, 8, 16, 32, 64]), st.integers(0, 500))
+def test_every_size_in_range_can_be_built(rows: int, cols: int, bus: int, more: int) -> None:
+    """The least memories hold the least tile, bus x bus, in both dataflows; so every GEMM can be tiled."""
+    lanes = min(rows, cols)
+    depth = max(16, -(-bus // lanes) * bus) + more
+    config = ArrayConfig(
+        rows=rows,
+        cols=cols,
+        bus_bytes=bus,
+        input_bytes=2 * rows * depth,
+        weight_bytes=2 * cols * depth,
+        output_bytes=8 * cols * depth,
+    )
+    assert config.input_depth == config.weight_depth == config.output_depth == depth
+    for dataflow in Dataflow:
+        assert input_words(config, dataflow, bus, bus) <= config.input_depth
+    assert weight_words(config, bus, bus) <= min(config.weight_depth, config.output_depth)
