@@ -27,7 +27,6 @@ class Board:
         dram_gbps: peak bandwidth of the processor's memory in 10**9 bytes a second.
         dram_mb: size of that memory. Above 2048 part of it lies at 0x8_0000_0000 (DDR high).
         board_part: pattern that finds the board part in Vivado's catalogue, any vendor prefix and version.
-        carrier: pattern of the carrier card's connector for system-on-module boards, or "".
         board_files: where Vivado gets the board files from.
     """
 
@@ -42,7 +41,6 @@ class Board:
     dram_gbps: float
     dram_mb: int
     board_part: str
-    carrier: str
     board_files: str
 
 
@@ -53,17 +51,17 @@ BOARD_TABLE: dict[str, Board] = {
     board.name: board
     for board in (
         Board("kv260", "Kria KV260", "xck26-sfvc784-2LV-c", 117_120, 234_240, 1_248, 144, 64, 19.2, 4096,
-              "*:kv260_som:part0:*", "*:kv260_carrier:som240_1_connector:*", _VIVADO),
+              "*:kv260_som:part0:*", _VIVADO),
         Board("kr260", "Kria KR260", "xck26-sfvc784-2LV-c", 117_120, 234_240, 1_248, 144, 64, 19.2, 4096,
-              "*:kr260_som:part0:*", "*:kr260_carrier:som240_1_connector:*", _VIVADO),
+              "*:kr260_som:part0:*", _VIVADO),
         Board("zcu104", "ZCU104", "xczu7ev-ffvc1156-2-e", 230_400, 460_800, 1_728, 312, 96, 19.2, 2048,
-              "*:zcu104:part0:*", "", _VIVADO),
+              "*:zcu104:part0:*", _VIVADO),
         Board("zcu102", "ZCU102", "xczu9eg-ffvb1156-2-e", 274_080, 548_160, 2_520, 912, 0, 19.2, 4096,
-              "*:zcu102:part0:*", "", _VIVADO),
+              "*:zcu102:part0:*", _VIVADO),
         Board("rfsoc4x2", "RFSoC 4x2", "xczu48dr-ffvg1517-2-e", 425_280, 850_560, 4_272, 1_080, 80, 19.2, 4096,
-              "*:rfsoc4x2:part0:*", "", "https://github.com/RealDigitalOrg/RFSoC4x2-BSP (board_files)"),
+              "*:rfsoc4x2:part0:*", "https://github.com/RealDigitalOrg/RFSoC4x2-BSP (board_files)"),
         Board("ultra96v2", "Ultra96-V2", "xczu3eg-sbva484-1-i", 70_560, 141_120, 360, 216, 0, 8.5, 2048,
-              "*:ultra96v2:part0:*", "", _STORE.format("ultra96v2")),
+              "*:ultra96v2:part0:*", _STORE.format("ultra96v2")),
     )
 }  # fmt: skip
 """All boards for which there is a preset."""

@@ -1,0 +1,331 @@
+"""The scripts run in a plain tclsh whose vendor commands are recorded: no vendor tool is at hand."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from systolora.hls import BOARDS, ArrayConfig, ConfigError, board_config
+from systolora.hls.boards import BOARD_TABLE
+from systolora.hls.design import MEMORY_PORTS
+from systolora.hls.scripts import ProjectFiles, missing_scripts, render_scripts
+
+RECORDER = Path(__file__).with_name("vendor_recorder.tcl")
+MET = "| Design Timing Summary\n\nAll user specified timing constraints are met.\n"
+FILES = ProjectFiles(sources=("src/top.cpp", "src/second.cpp"), testbench=("tb/testbench.cpp", "tb/golden.bin"))
+
+needs_tclsh = pytest.mark.skipif(shutil.which("tclsh") is None, reason="tclsh is not installed (apt install tcl)")
+
+
+def make_project(folder: Path, config: ArrayConfig) -> Path:
+    for path, text in render_scripts(config, FILES).items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    for path in (*FILES.sources, *FILES.testbench, "systolora_hls/solution/impl/ip/component.xml"):
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    return folder
+
+
+def run_script(
+    project: Path, script: str, config: ArrayConfig, steps: str | None = None, **scenario: str
+) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+    board = BOARD_TABLE.get(config.board)
+    values = {
+        "masters": " ".join(port.master for port in MEMORY_PORTS),
+        "high": str(int(board is not None and board.dram_mb > 2048)),
+        "board_parts": "vendor.com:board:part0:1.0 vendor.com:board:part0:1.10 vendor.com:board:part0:1.9",
+        "timing": MET,
+        "progress": "100%",
+        **scenario,
+    }
+    record = project / "record.txt"
+    arguments = [item for pair in values.items() for item in pair]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SYSTOLORA_")}
+    if steps is not None:
+        environment["SYSTOLORA_STEPS"] = steps
+    done = subprocess.run(
+        ["tclsh", str(RECORDER), str(project / script), str(record), *arguments],
+        capture_output=True, text=True, env=environment, cwd=project, timeout=60,
+    )  # fmt: skip
+    return done, read_record(record)
+
+
+def read_record(record: Path) -> list[list[str]]:
+    """Each recorded call as the list of its words, taken apart by Tcl itself."""
+    program = "set f [open [lindex $argv 0]]; while {[gets $f line] >= 0} {puts [join $line \\x1f]}"
+    text = subprocess.run(
+        ["tclsh", "/dev/stdin", str(record)], input=program, capture_output=True, text=True, check=True
+    ).stdout
+    return [line.split("\x1f") for line in text.splitlines()]
+
+
+def calls_of(calls: list[list[str]], command: str) -> list[list[str]]:
+    return [call[1:] for call in calls if call[0] == command]
+
+
+@needs_tclsh
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_tcl_is_complete(tmp_path: Path, name: str) -> None:
+    project = make_project(tmp_path, board_config(name))
+    for script in ("scripts/run_hls.tcl", "vivado/build.tcl"):
+        check = "set f [open [lindex $argv 0]]; puts [info complete [read $f]]"
+        done = subprocess.run(
+            ["tclsh", "/dev/stdin", str(project / script)], input=check, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == "1"
+
+
+@needs_tclsh
+def test_hls_script_names_part_top_and_files(tmp_path: Path) -> None:
+    config = board_config("kv260")
+    project = make_project(tmp_path, config)
+    done, calls = run_script(project, "scripts/run_hls.tcl", config)
+    assert done.returncode == 0, done.stderr
+    assert calls_of(calls, "set_part") == [[config.part]]
+    assert calls_of(calls, "set_top") == [["systolora_top"]]
+    assert calls_of(calls, "create_clock")[0][1] == "5.333"
+    added = calls_of(calls, "add_files")
+    design = [call[0] for call in added if call[0] != "-tb"]
+    bench = [call[1] for call in added if call[0] == "-tb"]
+    assert design == [str(project / file) for file in FILES.sources]
+    assert bench == [str(project / file) for file in FILES.testbench]
+    assert all(Path(file).exists() for file in design + bench)
+    assert ["-m_axi_addr64=1"] in calls_of(calls, "config_interface")
+    assert ["-s_axilite_sw_reset"] in calls_of(calls, "config_interface")
+    order = [call[0] for call in calls if call[0] in ("csim_design", "csynth_design", "cosim_design", "export_design")]
+    assert order == ["csim_design", "csynth_design", "export_design"]
+
+
+@needs_tclsh
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [("csim", ["csim_design"]), ("csynth", ["csynth_design"]), ("cosim", ["csynth_design", "cosim_design"])],
+)
+def test_hls_steps(tmp_path: Path, steps: str, expected: list[str]) -> None:
+    config = board_config("zcu104")
+    done, calls = run_script(make_project(tmp_path, config), "scripts/run_hls.tcl", config, steps=steps)
+    assert done.returncode == 0, done.stderr
+    assert [call[0] for call in calls if call[0].endswith("_design")] == expected
+
+
+@needs_tclsh
+def test_hls_script_refuses_unknown_step_and_missing_file(tmp_path: Path) -> None:
+    config = board_config("zcu104")
+    project = make_project(tmp_path, config)
+    done, _ = run_script(project, "scripts/run_hls.tcl", config, steps="synth")
+    assert done.returncode == 1
+    assert "allowed are csim, csynth, cosim and export" in done.stderr
+    (project / "src/second.cpp").unlink()
+    done, calls = run_script(project, "scripts/run_hls.tcl", config)
+    assert done.returncode == 1
+    assert "second.cpp is missing" in done.stderr
+    assert not calls_of(calls, "open_project")
+
+
+@needs_tclsh
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_block_design(tmp_path: Path, name: str) -> None:
+    """`pin` and `bus` of the script fail on a pin that its core does not have, so that a passing run has connected only
+    pins that exist."""
+    config = board_config(name)
+    board = BOARD_TABLE[name]
+    project = make_project(tmp_path, config)
+    done, calls = run_script(project, "vivado/build.tcl", config)
+    assert done.returncode == 0, done.stderr
+    assert calls_of(calls, "create_project")[0][-1] == config.part
+    assert ["board_part", "vendor.com:board:part0:1.10", "current_project"] in calls_of(calls, "set_property")
+    assert calls_of(calls, "get_board_parts") == [["-quiet", board.board_part]]
+    nets = [set(call) for call in calls_of(calls, "connect_bd_net")]
+    assert {"systolora_top_0/interrupt", "interrupt_concat/In0"} in nets
+    assert {"interrupt_concat/dout", "axi_intc_0/intr"} in nets
+    assert {"axi_intc_0/irq", "zynq_ultra_ps_e_0/pl_ps_irq0"} in nets
+    constants = [call[1] for call in calls_of(calls, "set_property") if call[0] == "-dict" and "CONST_VAL" in call[1]]
+    assert any(f"0x{config.fingerprint_text}" in text for text in constants)
+    assert any("0x53595354" in text for text in constants)
+    assert (project / f"bitstreams/{name}/systolora.bit").read_text() == "bits\n"
+    assert (project / f"bitstreams/{name}/systolora.hwh").read_text() == "handoff\n"
+    assert "validate_bd_design" in [call[0] for call in calls]
+
+
+@needs_tclsh
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_every_pin_that_must_be_driven_is(tmp_path: Path, name: str) -> None:
+    _, calls = run_script(make_project(tmp_path, board_config(name)), "vivado/build.tcl", board_config(name))
+    connected = {pin for call in calls_of(calls, "connect_bd_net") for pin in call}
+    buses = [pin for call in calls_of(calls, "connect_bd_intf_net") for pin in call]
+    assert len(buses) == len(set(buses)), "a bus is connected twice"
+    for port in MEMORY_PORTS:
+        assert f"systolora_top_0/{port.master}" in buses
+        assert f"zynq_ultra_ps_e_0/{port.slave}" in buses
+        assert f"zynq_ultra_ps_e_0/{port.clock}" in connected
+    cells = {call[-1]: call[3] for call in calls_of(calls, "create_bd_cell")}
+    clocks = {"smartconnect": ("aclk", "aresetn"), "axi_intc": ("s_axi_aclk", "s_axi_aresetn")}
+    clocks |= {"axi_gpio": clocks["axi_intc"], "systolora_top": ("ap_clk", "ap_rst_n")}
+    for cell, vlnv in cells.items():
+        for pin in clocks.get(vlnv.split(":")[2], ()):
+            assert f"{cell}/{pin}" in connected
+
+
+@needs_tclsh
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_address_map(tmp_path: Path, name: str) -> None:
+    _, calls = run_script(make_project(tmp_path, board_config(name)), "vivado/build.tcl", board_config(name))
+    assigned = calls_of(calls, "assign_bd_address")
+    memory = {(call[1], call[2]) for call in assigned if call[0] == "-target_address_space"}
+    halves = ("LOW", "HIGH") if BOARD_TABLE[name].dram_mb > 2048 else ("LOW",)
+    assert memory == {
+        (f"systolora_top_0/Data_{port.master}", f"zynq_ultra_ps_e_0/SAXIGP{port.slot}/HP{port.index}_DDR_{half}")
+        for port in MEMORY_PORTS
+        for half in halves
+    }
+    registers = {call[-1]: int(call[1], 16) for call in assigned if call[0] == "-offset"}
+    assert registers == {
+        "systolora_top_0/s_axi_control/Reg": 0xA0000000,
+        "axi_intc_0/s_axi/Reg": 0xA0010000,
+        "systolora_id/S_AXI/Reg": 0xA0020000,
+    }
+
+
+@needs_tclsh
+def test_failing_timing_delivers_nothing(tmp_path: Path) -> None:
+    config = board_config("kv260")
+    project = make_project(tmp_path, config)
+    done, _ = run_script(project, "vivado/build.tcl", config, timing="Timing constraints are not met.")
+    assert done.returncode == 1
+    assert "timing is not met (worst slack -0.250 ns)" in done.stderr
+    assert not list(project.glob("bitstreams/**/*.bit"))
+
+
+@needs_tclsh
+@pytest.mark.parametrize(
+    ("scenario", "message"),
+    [
+        ({"board_parts": ""}, "Vivado knows no board part"),
+        ({"progress": "42%"}, "implementation did not finish: route_design ERROR"),
+        ({"high": "0"}, "expected one segment zynq_ultra_ps_e_0/SAXIGP2/HP0_DDR_HIGH, found 0"),
+        ({"masters": "m_axi_gmem"}, "expected one bus systolora_top_0/m_axi_memory_program, found 0"),
+    ],
+)
+def test_vivado_failures_are_told(tmp_path: Path, scenario: dict[str, str], message: str) -> None:
+    config = board_config("kv260")
+    done, _ = run_script(make_project(tmp_path, config), "vivado/build.tcl", config, **scenario)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+@needs_tclsh
+def test_vivado_needs_the_exported_core(tmp_path: Path) -> None:
+    config = board_config("kv260")
+    project = make_project(tmp_path, config)
+    (project / "systolora_hls/solution/impl/ip/component.xml").unlink()
+    done, calls = run_script(project, "vivado/build.tcl", config)
+    assert done.returncode == 1
+    assert "run ./build.sh export first" in done.stderr
+    assert calls == []
+
+
+def test_config_file_names_files_that_exist(tmp_path: Path) -> None:
+    config = board_config("rfsoc4x2")
+    project = make_project(tmp_path, config)
+    lines: dict[str, list[str]] = {}
+
+    class Keep(dict):  # type: ignore[type-arg]
+        def __setitem__(self, key: str, value: object) -> None:
+            if isinstance(value, list) and value and isinstance(value[0], str):
+                lines.setdefault(key, []).append(value[0])
+            super().__setitem__(key, value)
+
+    parser = configparser.ConfigParser(strict=False, interpolation=None, dict_type=Keep)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string("[global]\n" + (project / "scripts/hls_config.cfg").read_text())
+    assert parser["global"]["part"] == config.part
+    assert parser["hls"]["syn.top"] == "systolora_top"
+    assert parser["hls"]["clock"] == "5.333ns"
+    names = lines["syn.file"] + lines["tb.file"]
+    assert len(names) == 4
+    assert all((project / "scripts" / name).exists() for name in names)
+
+
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_headers_say_what_was_not_run(name: str) -> None:
+    scripts = render_scripts(board_config(name))
+    for path in ("scripts/run_hls.tcl", "scripts/hls_config.cfg", "build.sh", "vivado/build.tcl"):
+        assert "Not run here" in scripts[path].split("\n\n")[0], path
+
+
+def test_without_a_board_there_is_no_vivado_script(tmp_path: Path) -> None:
+    config = ArrayConfig(rows=8, cols=8)
+    scripts = render_scripts(config)
+    assert "vivado/build.tcl" not in scripts
+    assert "stands in" in scripts["scripts/run_hls.tcl"]
+    assert "generate with --board" in missing_scripts(config)
+    assert missing_scripts(board_config("kv260")) == ""
+
+
+def test_an_array_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"96 x 96 .* does not fit Kria KV260: it needs an estimated LUT [\d,]+ of"):
+        render_scripts(
+            board_config("kv260").with_changes(
+                rows=96, cols=96, input_bytes=2 * 96 * 1024, weight_bytes=2 * 96 * 1024, output_bytes=2 * 384 * 256
+            )
+        )
+
+
+def run_build(project: Path, step: str, tools: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """build.sh with a PATH on which only these tools exist; each prints its version or writes what it was called with."""
+    folder = project / "fake_bin"
+    folder.mkdir(exist_ok=True)
+    for tool in ("bash", "dirname", "grep", "head", "tr", "env"):
+        found = shutil.which(tool)
+        assert found is not None
+        if not (folder / tool).exists():
+            (folder / tool).symlink_to(found)
+    for tool, version in tools.items():
+        text = f'#!/usr/bin/env bash\ncase "$*" in *version*) echo "{tool} v{version} (64-bit)" ;; '
+        text += f'*) echo "{tool} $* steps=${{SYSTOLORA_STEPS:-}}" ;; esac\n'
+        (folder / tool).write_text(text)
+        (folder / tool).chmod(0o755)
+    return subprocess.run(
+        ["bash", str(project / "build.sh"), step], capture_output=True, text=True, env={"PATH": str(folder)}, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("tools", "step", "expected"),
+    [
+        ({"vitis_hls": "2022.2"}, "csim", "vitis_hls -f scripts/run_hls.tcl steps=csim"),
+        (
+            {"vitis-run": "2024.2", "vitis_hls": "2024.1"},
+            "export",
+            "vitis-run --mode hls --tcl scripts/run_hls.tcl steps=export",
+        ),
+        ({"vivado": "2024.1"}, "bitstream", "-source vivado/build.tcl"),
+    ],
+)
+def test_build_picks_the_tool(tmp_path: Path, tools: dict[str, str], step: str, expected: str) -> None:
+    done = run_build(make_project(tmp_path, board_config("kv260")), step, tools)
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("tools", "step", "message"),
+    [
+        ({}, "csim", "neither vitis-run nor vitis_hls is on PATH"),
+        ({}, "bitstream", "vivado is not on PATH"),
+        ({"vitis_hls": "2020.2"}, "csim", "vitis_hls says version '20202'; 2022.1 or later is needed"),
+        ({"vivado": "2021.2"}, "bitstream", "2022.1 or later is needed"),
+        ({}, "synth", "give one of csim, csynth, cosim, export, bitstream, all"),
+    ],
+)
+def test_build_says_what_is_missing(tmp_path: Path, tools: dict[str, str], step: str, message: str) -> None:
+    done = run_build(make_project(tmp_path, board_config("kv260")), step, tools)
+    assert done.returncode == 1
+    assert message in done.stderr
