@@ -14,6 +14,8 @@ from .config import ArrayConfig, ConfigError
 IO_PLL_MHZ = 33.333 * 90 / 2
 """The I/O PLL as boot images of these boards set it: 33.333 MHz x 90 / 2 = 1499.985 MHz. PL clocks are integer parts of it."""
 
+_LARGEST_DIVIDER = 63
+
 
 @dataclass(frozen=True)
 class Board:
@@ -87,9 +89,9 @@ def board_of(config: ArrayConfig) -> Board | None:
 
 @dataclass(frozen=True)
 class PlClock:
-    """A clock that the processor can give the FPGA: `IO_PLL_MHZ / divisor`."""
+    """A clock that the processor can give the FPGA: `IO_PLL_MHZ` through two 6-bit dividers."""
 
-    divisor: int
+    divisors: tuple[int, int]
     mhz: float
 
 
@@ -99,5 +101,10 @@ def pl_clock(config: ArrayConfig) -> PlClock:
     pynq sets PL clocks by integer divisors of the PLL that the boot image chose and never changes the PLL, so other
     frequencies would be silently replaced by a neighbour.
     """
-    divisor = min(63 * 63, max(1, ceil(IO_PLL_MHZ / (config.clock_mhz * 1.001))))
-    return PlClock(divisor, round(IO_PLL_MHZ / divisor, 6))
+    least = max(1, ceil(IO_PLL_MHZ / (config.clock_mhz * 1.001)))
+    # For each second divider the smallest first one that is enough; no configuration needs more than 1,500.
+    pairs = [(ceil(least / second), second) for second in range(1, _LARGEST_DIVIDER + 1)]
+    first, second = min(
+        (pair for pair in pairs if pair[0] <= _LARGEST_DIVIDER), key=lambda pair: (pair[0] * pair[1], pair[1])
+    )
+    return PlClock((first, second), round(IO_PLL_MHZ / (first * second), 6))

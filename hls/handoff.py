@@ -257,19 +257,11 @@ def _processor_parameters(config: ArrayConfig) -> dict[str, object]:
         prefix = f"PSU__CRL_APB__PL{index}_REF_CTRL__"
         first = index == 0
         parameters[f"PSU__FPGA_PL{index}_ENABLE"] = int(first)
-        parameters[prefix + "DIVISOR0"] = _factors(clock.divisor)[0] if first else 15
-        parameters[prefix + "DIVISOR1"] = _factors(clock.divisor)[1] if first else 1
+        parameters[prefix + "DIVISOR0"] = clock.divisors[0] if first else 15
+        parameters[prefix + "DIVISOR1"] = clock.divisors[1] if first else 1
         parameters[prefix + "ACT_FREQMHZ"] = clock.mhz if first else 100
         parameters[prefix + "SRCSEL"] = "IOPLL"
     parameters["C_MAXIGP0_DATA_WIDTH"] = 128
     for port in MEMORY_PORTS:
         parameters[f"C_SAXIGP{port.slot}_DATA_WIDTH"] = 128
     return parameters
-
-
-def _factors(divisor: int) -> tuple[int, int]:
-    """The two 6-bit dividers of a PL clock whose product is nearest to, and not below, `divisor`."""
-    if divisor <= 63:
-        return divisor, 1
-    second = min(range(2, 64), key=lambda value: (-(-divisor // value) > 63, -(-divisor // value) * value))
-    return -(-divisor // second), second
