@@ -1,0 +1,304 @@
+"""The recipe of the demo model: train a small latent diffusion model from nothing on drawn sprites.
+
+`pretrain` draws the pictures, trains autoencoder, tokenizer, text encoder, U-Net and judge, stores them as an
+ordinary diffusers folder and measures what was stored. `python -m systolora.pretrain --out DIR` runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from diffusers import AutoencoderTiny, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .judge import Judge, PromptAccuracy, train_judge
+from .sprite_model import (
+    PROMPT_TOKENS,
+    make_autoencoder,
+    make_noise_schedule,
+    make_sampler,
+    make_text_encoder,
+    make_tokenizer,
+    make_unet,
+)
+from .sprite_sampling import (
+    generate_pictures,
+    load_sprite_pipeline,
+    pictures_to_tensor,
+    quiet_libraries,
+)
+from .sprites import BASE_SHAPES, CONCEPTS, SpriteSet, make_scribbles, make_sprites, tile_pictures
+
+Report = Callable[[str], None]
+
+_REPORT_EVERY = 250
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How long and on how much to train. The defaults made the model that ships with the package."""
+
+    seed: int = 0
+    pictures: int = 16_000
+    autoencoder_steps: int = 1_500
+    autoencoder_batch: int = 32
+    autoencoder_rate: float = 3e-3
+    denoiser_steps: int = 3_000
+    denoiser_batch: int = 32
+    denoiser_rate: float = 4e-3
+    caption_dropout: float = 0.1
+    snr_limit: float = 5.0
+    judge_steps: int = 900
+    test_pictures: int = 192
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 0:
+                raise ValueError(f"{name} is {value}, but it must be 0 or more")
+            if value == 0 and name not in ("seed", "caption_dropout"):
+                raise ValueError(f"{name} is 0, but it must be above 0")
+        if self.caption_dropout >= 1:
+            raise ValueError(f"caption_dropout is {self.caption_dropout}, but it is a share below 1")
+
+    @classmethod
+    def quick(cls, seed: int = 0) -> PretrainConfig:
+        """A run of seconds that goes through every stage; its model knows nothing."""
+        return cls(
+            seed=seed,
+            pictures=128,
+            autoencoder_steps=4,
+            denoiser_steps=4,
+            denoiser_batch=8,
+            judge_steps=4,
+            test_pictures=4,
+        )
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What `pretrain` stored and how good it is; `cpu_seconds` is the process's CPU time."""
+
+    pipeline_folder: Path
+    judge_file: Path
+    megabytes: float
+    cpu_seconds: float
+    reconstruction_error: float
+    concept_reconstruction_error: float
+    drawn_accuracy: PromptAccuracy
+    prompt_accuracy: PromptAccuracy
+
+
+def pretrain(config: PretrainConfig, out: Path, report: Report = print) -> PretrainResult:
+    """Train the demo model and write `out/sprite_pipeline`, `out/judge.safetensors` and `out/samples.png`.
+
+    The same configuration, machine and thread count give the same files. The caller's torch random state is
+    unchanged. Raises ValueError if `out/sprite_pipeline` exists.
+    """
+    folder = Path(out) / "sprite_pipeline"
+    if folder.exists():
+        raise ValueError(f"{folder} exists: choose another --out, or remove it")
+    started = time.process_time()
+    drawn = make_sprites(config.pictures, config.seed)
+    report(f"drew {len(drawn)} sprites")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        autoencoder = train_autoencoder(config, drawn, report)
+        tokenizer = make_tokenizer(folder / "tokenizer", drawn.captions)
+        text_encoder, unet = train_denoiser(config, drawn, autoencoder, tokenizer, report)
+    judge = train_judge(autoencoder, config.seed, config.judge_steps, config.pictures // 2, report)
+    store_pipeline(folder, autoencoder, text_encoder, tokenizer, unet)
+    judge.save(Path(out) / "judge.safetensors")
+    return _measure(config, Path(out), judge, started)
+
+
+def train_autoencoder(config: PretrainConfig, drawn: SpriteSet, report: Report) -> AutoencoderTiny:
+    """Learn to pack pictures into latents of unit deviation, from sprites and as many scribbles."""
+    some = min(len(drawn), 4000)
+    scribbles = make_scribbles(some, config.seed + 7)
+    images = pictures_to_tensor(np.concatenate([drawn.pictures[:some], scribbles]))
+    model = make_autoencoder().train()
+    rate = config.autoencoder_rate
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, config.autoencoder_steps, pct_start=0.05)
+    for step in range(config.autoencoder_steps):
+        batch = images[torch.randint(len(images), (config.autoencoder_batch,))]
+        latents = model.encode(batch).latents
+        # A little noise makes the decoder forgive the small errors of generated latents.
+        decoded = model.decode(latents + 0.15 * torch.randn_like(latents)).sample
+        loss = functional.l1_loss(decoded, batch) + functional.mse_loss(decoded, batch)
+        # Diffusion adds noise of unit deviation around zero, so the latents' channels shall be like that too.
+        mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        loss = loss + 0.1 * (mean.pow(2) + (deviation - 1).pow(2)).mean()
+        _descend(loss, optimizer, list(model.parameters()))
+        schedule.step()
+        if step % _REPORT_EVERY == 0 or step == config.autoencoder_steps - 1:
+            report(f"autoencoder step {step}: loss {loss.item():.4f}")
+    model.eval().requires_grad_(False)
+    model.register_to_config(scaling_factor=1 / _encode(model, drawn.pictures[:some]).std().item())
+    return model
+
+
+def train_denoiser(
+    config: PretrainConfig,
+    drawn: SpriteSet,
+    autoencoder: AutoencoderTiny,
+    tokenizer: CLIPTokenizer,
+    report: Report,
+) -> tuple[CLIPTextModel, UNet2DConditionModel]:
+    """Train U-Net and text encoder together on cached latents; returns their moving averages.
+
+    The loss is the squared error of the predicted noise, weighted as `_noise_weights` says. A share of the
+    captions is dropped, which is what classifier-free guidance needs.
+    """
+    latents = _encode(autoencoder, drawn.pictures) * autoencoder.config.scaling_factor
+    tokens, nothing = _tokenize(tokenizer, list(drawn.captions)), _tokenize(tokenizer, [""])
+    text_encoder, unet = make_text_encoder(tokenizer).train(), make_unet().train()
+    noise_schedule = make_noise_schedule()
+    importance = _noise_weights(noise_schedule, config.snr_limit)
+    weights = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(weights, config.denoiser_rate, weight_decay=1e-2, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.denoiser_rate, config.denoiser_steps, pct_start=0.05
+    )
+    average = EMAModel(weights, decay=0.995)
+    recent: list[float] = []
+    for step in range(config.denoiser_steps):
+        pick = torch.randint(len(latents), (config.denoiser_batch,))
+        drop = torch.rand(len(pick), 1) < config.caption_dropout
+        text = text_encoder(torch.where(drop, nothing, tokens[pick])).last_hidden_state
+        noise = torch.randn_like(latents[pick])
+        time_steps = torch.randint(0, noise_schedule.config.num_train_timesteps, (len(pick),))
+        noisy = noise_schedule.add_noise(latents[pick], noise, time_steps)
+        error = (unet(noisy, time_steps, text).sample - noise).pow(2).mean((1, 2, 3))
+        loss = (error * importance[time_steps]).mean()
+        _descend(loss, optimizer, weights)
+        schedule.step()
+        average.step(weights)
+        recent.append(error.mean().item())
+        if step % _REPORT_EVERY == 0 or step == config.denoiser_steps - 1:
+            report(f"denoiser step {step}: squared error {np.mean(recent[-_REPORT_EVERY:]):.4f}")
+    average.copy_to(weights)
+    return text_encoder.eval(), unet.eval()
+
+
+def store_pipeline(
+    folder: Path,
+    autoencoder: AutoencoderTiny,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    unet: UNet2DConditionModel,
+) -> None:
+    """Save an ordinary StableDiffusionPipeline folder with weights of 16 bits that load as float32.
+
+    The tokenizer's `vocab.json` and `merges.txt`, which `make_tokenizer` wrote there, stay beside what
+    transformers 5 writes: transformers 4 and other programs read only those.
+    """
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_sampler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(str(folder))
+    for path in sorted(folder.rglob("*.safetensors")):
+        halves = {name: tensor.half() for name, tensor in load_file(str(path)).items()}
+        save_file(halves, str(path), metadata={"format": "pt"})
+
+
+def pretrain_command(
+    out: Annotated[Path, typer.Option(help="Folder for the pipeline, the judge, a picture and a report.")],
+    quick: Annotated[bool, typer.Option(help="Run every stage for seconds only.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is random.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+) -> None:
+    """Train the demo model from nothing: about ten minutes of one CPU core."""
+    torch.set_num_threads(threads)
+    quiet_libraries()
+    config = PretrainConfig.quick(seed) if quick else PretrainConfig(seed=seed)
+    result = pretrain(config, out, typer.echo)
+    figures = {"config": asdict(config), **asdict(result)}
+    figures |= {"pipeline_folder": result.pipeline_folder.name, "judge_file": result.judge_file.name}
+    text = json.dumps(figures, indent=2)
+    (out / "pretrain.json").write_text(text + "\n", encoding="utf-8")
+    typer.echo(text)
+
+
+def _measure(config: PretrainConfig, out: Path, judge: Judge, started: float) -> PretrainResult:
+    """Judge what was stored: reconstructions, drawn pictures, pictures generated from new prompts."""
+    folder, judge_file = out / "sprite_pipeline", out / "judge.safetensors"
+    pipeline = load_sprite_pipeline(folder)
+    count = config.test_pictures
+    base = make_sprites(count, config.seed + 1000, BASE_SHAPES, full_captions=True)
+    new = make_sprites(count, config.seed + 2000, CONCEPTS, full_captions=True)
+    both = np.concatenate([base.pictures, new.pictures])
+    generated = generate_pictures(pipeline, base.captions, config.seed)
+    tile_pictures(generated[:96], 12).save(out / "samples.png")
+    stored = sum(path.stat().st_size for path in (*folder.rglob("*"), judge_file) if path.is_file())
+    return PretrainResult(
+        pipeline_folder=folder,
+        judge_file=judge_file,
+        megabytes=round(stored / 1e6, 3),
+        cpu_seconds=round(time.process_time() - started, 1),
+        reconstruction_error=_reconstruction_error(pipeline.vae, base.pictures),
+        concept_reconstruction_error=_reconstruction_error(pipeline.vae, new.pictures),
+        drawn_accuracy=judge.prompt_accuracy(both, base.sprites + new.sprites),
+        prompt_accuracy=judge.prompt_accuracy(generated, base.sprites),
+    )
+
+
+def _descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer, weights: list[torch.nn.Parameter]) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+
+
+def _noise_weights(noise_schedule: DDPMScheduler, limit: float) -> torch.Tensor:
+    """The loss weight of each noise level, float32 [steps].
+
+    min(SNR, limit) / SNR (Hang et al. 2023, min-SNR) keeps almost clean pictures from ruling the loss. The
+    0.3 raises the noisiest levels, up to `limit`: there the text decides the shape, and without it shapes
+    are learned several times later (docs/demo_model.md).
+    """
+    ratio = noise_schedule.alphas_cumprod / (1 - noise_schedule.alphas_cumprod)
+    return ((ratio.clamp(max=limit) + 0.3) / ratio).clamp(max=limit)
+
+
+@torch.no_grad()
+def _encode(autoencoder: AutoencoderTiny, pictures: np.ndarray) -> torch.Tensor:
+    parts = pictures_to_tensor(pictures).split(250)
+    return torch.cat([autoencoder.encode(part).latents for part in parts])
+
+
+def _tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    padded = tokenizer(captions, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt")
+    return padded.input_ids
+
+
+@torch.no_grad()
+def _reconstruction_error(autoencoder: AutoencoderTiny, pictures: np.ndarray) -> float:
+    """Mean absolute error of the autoencoder's copies, in units of the 0 to 255 pixel scale."""
+    images = pictures_to_tensor(pictures)
+    copies = autoencoder.decode(autoencoder.encode(images).latents).sample.clamp(-1, 1)
+    return round(functional.l1_loss(copies, images).item() * 127.5, 3)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    typer.run(pretrain_command)
