@@ -1,0 +1,101 @@
+// From an int32 sum to an element of C: (((float(sum) * scale_a) * scale_b) * alpha) + bias) + c_old, each operation rounded.
+
+#ifndef SYSTOLORA_EPILOGUE_HPP
+#define SYSTOLORA_EPILOGUE_HPP
+
+#include "config.hpp"
+#include "decoder.hpp"
+#include "float32.hpp"
+#include "instruction.hpp"
+#include "memories.hpp"
+#include "types.hpp"
+
+// Factors of one element. What an instruction leaves out is 1.0 or kNothing, which change no bit.
+struct Factors {
+    float scale_a;
+    float scale_b;
+    float bias;
+};
+
+// The bits of an element of C; `old` are those that it held.
+inline uint32_t finish_element(const GemmInstruction &op, acc_t sum, const Factors &factors, uint32_t old)
+{
+#pragma HLS INLINE
+    const int32_t integer = int32_t(sum);
+    const uint32_t total = uint32_t(integer) + (op.accumulate ? old : 0);
+    const bool half = op.result == Result::bfloat16;
+    const float before = half ? from_bfloat16(old) : float_of(old);
+    float value = float(integer);
+    value = multiply(value, factors.scale_a);
+    value = multiply(value, factors.scale_b);
+    value = multiply(value, op.alpha);
+    value = add(value, factors.bias);
+    value = add(value, op.accumulate ? before : kNothing);
+    const uint32_t bits = half ? to_bfloat16(value) : bits_of(value);
+    return op.result == Result::int32 ? total : bits;
+}
+
+inline uint32_t get_element(const BusWord &word, bool half, int index)
+{
+#pragma HLS INLINE
+    return half ? get_word16(word, index) : get_word32(word, index % kBusFloats);
+}
+
+inline void set_element(BusWord &word, bool half, int index, uint32_t value)
+{
+#pragma HLS INLINE
+    if (half) {
+        set_word16(word, index, value);
+    } else {
+        set_word32(word, index % kBusFloats, value);
+    }
+}
+
+// Scales and bias of a group of columns; a scale that all columns share is scale[0].
+struct ColumnFactors {
+    float scale[kGroupColumns];
+    float bias[kGroupColumns];
+};
+
+// Finishes one row of a group of columns, kOutputLanes of them a clock; bytes behind the last column are zero.
+// `place` is the first sum; its words continue `words` further on.
+inline void finish_line(const GemmInstruction &op, uint32_t columns, OutputCursor place, uint32_t words, float scale_a,
+                        const ColumnFactors &factors, const OutputSegment output[kOutputDepth][kOutputSegments],
+                        const BusWord old_line[kGroupWords], BusWord line[kGroupWords])
+{
+#pragma HLS INLINE off
+    const bool half = op.result == Result::bfloat16;
+    const int elements = half ? 2 * kBusFloats : kBusFloats;
+    BusWord word = zero_bus_word();
+    int index = 0;
+    int w = 0;
+segments:
+    for (uint32_t j = 0; j < columns; j += kOutputLanes) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupColumns/kOutputLanes
+#pragma HLS PIPELINE II=1
+        const OutputSegment sums = output[place.word][place.segment];
+        const BusWord old = old_line[w];
+    lanes:
+        for (int i = 0; i < kOutputLanes; ++i) {
+#pragma HLS UNROLL
+            Factors element;
+            element.scale_a = scale_a;
+            element.scale_b = factors.scale[op.scale_b == ScaleMode::vector ? j + i : 0];
+            element.bias = op.bias ? factors.bias[j + i] : kNothing;
+            const uint32_t bits = finish_element(op, sums.lane[i], element, get_element(old, half, index + i));
+            if (j + i < columns) {
+                set_element(word, half, index + i, bits);
+            }
+        }
+        index += kOutputLanes;
+        if (index == elements || j + kOutputLanes >= columns) {
+            line[w] = word;
+            word = zero_bus_word();
+            index = 0;
+            ++w;
+        }
+        advance(place, words);
+    }
+}
+
+#endif

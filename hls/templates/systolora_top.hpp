@@ -1,0 +1,10 @@
+// The top function.
+
+#ifndef SYSTOLORA_TOP_HPP
+#define SYSTOLORA_TOP_HPP
+
+#include "types.hpp"
+
+void {{ top }}({{ signature }});
+
+#endif

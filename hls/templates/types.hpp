@@ -1,0 +1,122 @@
+// The words that move through the accelerator.
+//
+// With SYSTOLORA_NATIVE the lanes are plain integers: the same bits, and C-simulation is an order of magnitude faster.
+
+#ifndef SYSTOLORA_TYPES_HPP
+#define SYSTOLORA_TYPES_HPP
+
+#include <cstdint>
+
+#include "config.hpp"
+
+#ifdef SYSTOLORA_NATIVE
+typedef int8_t data_t;
+typedef int16_t product_t;
+typedef int32_t acc_t;
+#else
+#include <ap_int.h>
+typedef ap_int<8> data_t;
+typedef ap_int<16> product_t;
+typedef ap_int<32> acc_t;
+#endif
+
+// A memory keeps nothing from one program to the next, so in hardware it has no initial value (UltraRAM cannot have one).
+// In C-simulation it is static, because a stack is too small for it.
+#ifdef __SYNTHESIS__
+#define SYSTOLORA_MEMORY
+#else
+#define SYSTOLORA_MEMORY static
+#endif
+
+// What enters the array in a clock.
+struct InputWord {
+    data_t lane[kRows];
+};
+
+struct WeightWord {
+    data_t lane[kCols];
+};
+
+// What leaves it.
+struct SumWord {
+    acc_t lane[kCols];
+};
+
+// The segments in which the memories hold these words: each segment is a memory of its own, with its own write port.
+struct InputSegment {
+    data_t lane[kInputLanes];
+};
+
+struct WeightSegment {
+    data_t lane[kWeightLanes];
+};
+
+struct OutputSegment {
+    acc_t lane[kOutputLanes];
+};
+
+// One beat of an m_axi port.
+struct BusWord {
+    uint8_t byte[kBusBytes];
+};
+
+static_assert(sizeof(BusWord) == kBusBytes, "a bus word has no padding");
+
+inline BusWord zero_bus_word()
+{
+#pragma HLS INLINE
+    BusWord word;
+bytes:
+    for (int i = 0; i < kBusBytes; ++i) {
+#pragma HLS UNROLL
+        word.byte[i] = 0;
+    }
+    return word;
+}
+
+// Little-endian 16- and 32-bit elements of a bus word.
+inline uint32_t get_word16(const BusWord &word, int index)
+{
+#pragma HLS INLINE
+    return uint32_t(word.byte[2 * index]) | uint32_t(word.byte[2 * index + 1]) << 8;
+}
+
+inline uint32_t get_word32(const BusWord &word, int index)
+{
+#pragma HLS INLINE
+    return get_word16(word, 2 * index) | get_word16(word, 2 * index + 1) << 16;
+}
+
+inline void set_word16(BusWord &word, int index, uint32_t value)
+{
+#pragma HLS INLINE
+    word.byte[2 * index] = uint8_t(value);
+    word.byte[2 * index + 1] = uint8_t(value >> 8);
+}
+
+inline void set_word32(BusWord &word, int index, uint32_t value)
+{
+#pragma HLS INLINE
+    set_word16(word, 2 * index, value);
+    set_word16(word, 2 * index + 1, value >> 16);
+}
+
+inline uint32_t divide_up(uint32_t value, uint32_t unit)
+{
+#pragma HLS INLINE
+    return value / unit + (value % unit != 0 ? 1 : 0);
+}
+
+inline uint32_t least(uint32_t x, uint32_t y)
+{
+#pragma HLS INLINE
+    return x < y ? x : y;
+}
+
+inline uint32_t most(uint32_t x, uint32_t y)
+{
+#pragma HLS INLINE
+    return x < y ? y : x;
+}
+
+#endif
