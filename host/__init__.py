@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "offload": "systolora.offload",
-    "OffloadConfig": "systolora.offload",
+    "offload": "systolora.offloading",
+    "OffloadHandle": "systolora.offloading",
+    "QuantizationConfig": "systolora.quantization",
     "open_device": "systolora.device",
 }
 

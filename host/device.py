@@ -1,0 +1,65 @@
+"""Opens the device that programs run on, by the name of its backend."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from systolora.hls.config import ArrayConfig, board_config
+from systolora.sim.device import Device
+
+if TYPE_CHECKING:
+    from .settings import TrainSettings
+
+BACKENDS: dict[str, tuple[str, str, str]] = {
+    "emulator": ("systolora.sim.emulator", "EmulatorDevice", "install systolora again"),
+    "csim": ("systolora.sim.csim", "CsimDevice", "install systolora again, and a C++ compiler (apt install g++)"),
+    "board": ("systolora.board", "open_board", "on the board: pip install 'systolora[board]' (docs/board.md)"),
+}
+"""Backend to (module, what opens it, how to get it)."""
+
+
+class BackendError(RuntimeError):
+    """A backend that does not exist or is not installed; the text says how to get it."""
+
+
+def open_device(
+    backend: str = "emulator", config: ArrayConfig | None = None, *, emulated_board: str = "", **options: Any
+) -> Device:
+    """Opens a device; close it, or use it in a `with` statement.
+
+    Args:
+        backend: "emulator" (exact software on this computer), "csim" (the generated C++, compiled) or "board" (an FPGA).
+        config: the accelerator; by default `ArrayConfig()`, and on a board what its bitstream was built for.
+        emulated_board: with "board", the preset of a board that is emulated below the real driver.
+        options: of the backend, such as `capacity_bytes` for emulator and csim.
+
+    Raises:
+        BackendError: for an unknown backend, or one that is not installed; the text says how to get it.
+    """
+    if backend not in BACKENDS:
+        raise BackendError(f"backend {backend!r}: there are {', '.join(BACKENDS)}")
+    if emulated_board and backend != "board":
+        raise BackendError(f"emulated_board = {emulated_board!r} goes with backend 'board', not {backend!r}")
+    module, opener, remedy = BACKENDS[backend]
+    if emulated_board:
+        module, opener = "systolora.emulated_open", "open_emulated_board"
+        options = {"board": config or emulated_board, **options}
+    elif config is not None:
+        options = {"config": config, **options}
+    try:
+        opens = getattr(import_module(module), opener)
+    except (ImportError, AttributeError) as error:
+        raise BackendError(f"backend {backend!r} is not installed ({error}): {remedy}") from error
+    return opens(**options)
+
+
+def open_device_for(settings: TrainSettings) -> Device:
+    """The device that the settings of a training run name.
+
+    Raises:
+        BackendError: if its backend is not installed.
+        ConfigError: if there is no preset of that board.
+    """
+    config = board_config(settings.board) if settings.board else None
+    return open_device(settings.backend, config, emulated_board=settings.emulated_board)
