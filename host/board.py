@@ -10,7 +10,7 @@ from systolora.hls.config import ArrayConfig
 from .board_buffers import BoardMemory, SlotPool
 from .board_cma import read_cma
 from .board_device import BoardDevice
-from .board_errors import BoardOpenError
+from .board_errors import BoardOpenError, Health
 from .board_handshake import check_clock, check_design, check_results, check_root, load_design
 from .board_thread import OwnerThread
 
@@ -35,8 +35,8 @@ def open_design(bitfile: Path, config: ArrayConfig, clock_mhz: float, device: An
 
     check_root(device)
     owner = OwnerThread("systolora-board")
+    session = Session(device, bitfile, config, timing or Timing())
     try:
-        session = Session(device, bitfile, config, timing or Timing())
         owner.call(load_design, session, bitfile)
         owner.call(check_design, session, config)
         owner.call(check_clock, clock_mhz)
@@ -45,9 +45,10 @@ def open_design(bitfile: Path, config: ArrayConfig, clock_mhz: float, device: An
         def allocate(size: int) -> Any:
             return pynq.allocate((size,), "u1", target=device, cacheable=1)
 
-        memory = BoardMemory(owner, SlotPool(allocate, lambda: read_cma(device)))
-        board = BoardDevice(f"board {device.name}", config, session, memory)
+        memory = BoardMemory(owner, SlotPool(allocate, lambda: read_cma(device)), Health(f"board {device.name}"))
+        board = BoardDevice(config, session, memory)
     except BaseException:
+        owner.call(session.release)
         owner.close()
         raise
     try:

@@ -14,7 +14,7 @@ from concurrent.futures import wait as wait_futures
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,10 @@ from systolora.sim.device import Buffer, DeviceError, OutOfDeviceMemory
 from systolora.sim.memory import BufferMisuseError
 
 from .board_cma import CmaState, cma_message
+from .board_errors import Health, describe
 from .board_thread import OwnerThread
+
+T = TypeVar("T")
 
 _SMALLEST_SLOT = 4096
 
@@ -121,19 +124,34 @@ class SlotPool:
         self._free.clear()
 
     def drop(self) -> list[Slot]:
-        """Forgets all slots and returns those that were in use; contiguous memory is given back when nothing refers to it."""
-        held = [slot for slot, _ in self._held.values()]
+        """Forgets all slots and returns them; contiguous memory is given back when nothing refers to it."""
+        slots = [slot for slot, _ in self._held.values()]
+        slots += [slot for kept in self._free.values() for slot in kept]
         self._held.clear()
         self.trim()
-        return held
+        return slots
 
 
 class BoardMemory:
     """The handles of one board."""
 
-    def __init__(self, owner: OwnerThread, pool: SlotPool) -> None:
-        self.owner, self.pool = owner, pool
+    def __init__(self, owner: OwnerThread, pool: SlotPool, health: Health) -> None:
+        self.owner, self.pool, self.health = owner, pool, health
         self._lock = threading.RLock()
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Has the owner of the board call a function that uses pynq.
+
+        Raises:
+            BoardLost: if pynq or the connection to the board fails.
+        """
+        self.health.require()
+        try:
+            return self.owner.call(function, *arguments)
+        except (DeviceError, OutOfDeviceMemory, ValueError):
+            raise
+        except Exception as error:
+            raise self.health.lose(describe(error), error) from error
 
     def exclusive(self) -> AbstractContextManager[Any]:
         """Keeps other threads from changing handles meanwhile. The owner of the board never waits: it does one thing at a time, and
@@ -144,7 +162,7 @@ class BoardMemory:
         """A handle. Raises OutOfDeviceMemory."""
         if nbytes < 0:
             raise ValueError(f"allocate({nbytes}): a size in bytes cannot be negative")
-        return BoardBuffer(self, self.owner.call(self.pool.take, nbytes, label), nbytes, label)
+        return BoardBuffer(self, self.call(self.pool.take, nbytes, label), nbytes, label)
 
 
 class BoardBuffer(Buffer):
@@ -230,7 +248,7 @@ class BoardBuffer(Buffer):
 
     def _fetch(self) -> None:
         if self._state is State.DEVICE:
-            self._memory.owner.call(self._slot.buffer.sync_from_device)
+            self._memory.call(self._slot.buffer.sync_from_device)
             self._state = State.CLEAN
 
     def _wait_for(self, future: Future[Any] | None) -> None:

@@ -29,10 +29,10 @@ class BoardDevice(Device):
         session: the design that is loaded, for reports.
     """
 
-    def __init__(self, name: str, config: ArrayConfig, session: Any, memory: BoardMemory) -> None:
-        self.name, self.config, self.session = name, config, session
+    def __init__(self, config: ArrayConfig, session: Any, memory: BoardMemory) -> None:
+        self.name, self.config, self.session = memory.health.name, config, session
         self._memory = memory
-        self._queue = ProgramQueue(name, config, session, memory)
+        self._queue = ProgramQueue(config, session, memory)
         self._checked: dict[tuple[Any, ...], Misplaced | None] = {}
         self._closers: list[Callable[[], None]] = []
         self._open = True
@@ -130,14 +130,13 @@ class BoardDevice(Device):
     def _release(self) -> None:
         self.session.release()
         held = self._memory.pool.drop()
-        if self._queue.lost is not None:
+        if self._memory.health.lost is not None:
             self.session.device.systolora_kept = [*getattr(self.session.device, "systolora_kept", []), *held]
 
     def _require_open(self) -> None:
         if not self._open:
             raise DeviceError(f"{self.name}: the device is closed; open it again")
-        if self._queue.lost is not None:
-            raise self._queue.lost
+        self._memory.health.require()
 
 
 def _range(region: Region) -> str:

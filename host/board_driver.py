@@ -122,6 +122,19 @@ class SystoloraCore(DefaultIP):
         if self.mmio.read(offset) & 1 and self.mmio.read(offset) & 1:
             self.mmio.write(offset, 1)
 
+    def release(self) -> None:
+        """Takes the interrupt's file out of the event loop, and breaks the cycle of controller and file, so that the file is closed now
+        and in this thread: pynq's destructor needs the event loop."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+        parent = self._controller
+        while parent is not None and not hasattr(parent, "uio"):
+            parent = getattr(parent, "parent", None)
+        if parent is not None:
+            asyncio.get_running_loop().remove_reader(parent.uio)
+            parent.wait_events = []
+        self._controller = self._interrupt = None
+
     def soft_reset(self, seconds: float) -> bool:
         """Resets the core and its memory ports; True if it is idle within the time."""
         self._written.clear()

@@ -31,3 +31,34 @@ class BoardTimeout(DeviceError):
 
 class BoardLost(DeviceError):
     """The board does not answer any more, or cannot be trusted: nothing can be submitted to this device again."""
+
+
+def describe(error: BaseException) -> str:
+    """An exception of pynq or of the connection, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+class Health:
+    """Whether a board still answers; shared by all that use it.
+
+    Attributes:
+        name: of the board. lost: why it cannot be used any more, or None.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lost: BoardLost | None = None
+
+    def lose(self, reason: str, cause: BaseException | None = None) -> BoardLost:
+        """Marks the board as lost and returns the error that says so, to be raised."""
+        self.lost = BoardLost(
+            f"{self.name}: the board is lost: {reason}. Check power and connection, switch the board off and on, and go on "
+            "from the last checkpoint with --resume"
+        )
+        self.lost.__cause__ = cause
+        return self.lost
+
+    def require(self) -> None:
+        """Raises BoardLost if the board is lost."""
+        if self.lost is not None:
+            raise self.lost

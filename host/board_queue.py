@@ -14,7 +14,7 @@ from systolora.hls.registers import Counters, Status
 from systolora.sim.device import DeviceError, Program
 
 from .board_buffers import BoardBuffer, BoardMemory
-from .board_errors import BoardLost, BoardTimeout
+from .board_errors import BoardTimeout, describe
 from .board_recovery import recover, timeout_report
 from .board_session import Lane, Session, Start, make_lane, write_code
 from .program_check import replayable
@@ -38,17 +38,16 @@ class ProgramQueue:
     Attributes:
         counters: sum of the counters of all programs that ended.
         retries: programs that were run again after the core hung.
-        lost: why nothing can be submitted any more, or None.
     """
 
-    def __init__(self, name: str, config: ArrayConfig, session: Session, memory: BoardMemory) -> None:
-        self._name, self._config, self._session, self._memory = name, config, session, memory
+    def __init__(self, config: ArrayConfig, session: Session, memory: BoardMemory) -> None:
+        self._config, self._session, self._memory = config, session, memory
+        self._health, self._name = memory.health, memory.health.name
         self.counters = Counters()
         self.retries = 0
-        self.lost: BoardLost | None = None
         self._room = threading.Semaphore(IN_FLIGHT)
         self._sequence = 0
-        self._jobs: asyncio.Queue[tuple[Job, Start]] = memory.owner.call(asyncio.Queue)
+        self._jobs: asyncio.Queue[tuple[Job, Start] | None] = memory.owner.call(asyncio.Queue)
         self._lanes: deque[Lane] = memory.owner.call(self._make_lanes)
         self._worker = memory.owner.spawn(self._work())
 
@@ -67,15 +66,14 @@ class ProgramQueue:
             raise DeviceError(f"{self._name}: two programs are in flight; submit outside of their callbacks")
         try:
             with self._memory.exclusive():
-                owner.call(self._prepare, job)
+                self._memory.call(self._prepare, job)
         except BaseException:
             self._room.release()
             raise
         return job.future
 
     def _prepare(self, job: Job) -> None:
-        if self.lost is not None:
-            raise self.lost
+        self._health.require()
         job.future.set_running_or_notify_cancel()
         lane = self._lanes.popleft()
         try:
@@ -100,16 +98,15 @@ class ProgramQueue:
         return self._sequence
 
     async def _work(self) -> None:
-        while True:
-            job, start = await self._jobs.get()
+        while (queued := await self._jobs.get()) is not None:
+            job, start = queued
             outcome: Status | BaseException
             try:
                 outcome = await self._run(job, start)
             except DeviceError as error:
                 outcome = error
             except Exception as error:
-                outcome = self._lose(f"{type(error).__name__}: {error}")
-                outcome.__cause__ = error
+                outcome = self._health.lose(describe(error), error)
             self._lanes.append(start.lane)
             self._room.release()
             if isinstance(outcome, Status):
@@ -118,14 +115,13 @@ class ProgramQueue:
                 job.future.set_exception(outcome)
 
     async def _run(self, job: Job, start: Start) -> Status:
-        if self.lost is not None:
-            raise self.lost
+        self._health.require()
         status = await self._complete(start)
         if status is None:
             status = await self._again(job, start)
         self.counters = self.counters + status.counters
         if status.fingerprint != self._config.fingerprint:
-            raise self._lose(
+            raise self._health.lose(
                 f"the core has fingerprint {status.fingerprint:08x}, the driver {self._config.fingerprint_text}: another "
                 "program has loaded another bitstream"
             )
@@ -144,7 +140,7 @@ class ProgramQueue:
             report = timeout_report(self._name, program, start, session.timing.program, registers)
             helped = recover(session, self._memory.pool, self._next_sequence())
             if not helped:
-                raise self._lose(f"{report}; neither a soft reset nor loading the bitstream again helped")
+                raise self._health.lose(f"{report}; neither a soft reset nor loading the bitstream again helped")
             if last:
                 break
             self.retries += 1
@@ -159,15 +155,10 @@ class ProgramQueue:
         text = f"{report}; {helped} made the board work again, but what the program should have written is lost"
         raise BoardTimeout(text, registers, index, program.labels.get(index, ""))
 
-    def _lose(self, reason: str) -> BoardLost:
-        self.lost = BoardLost(
-            f"{self._name}: the board is lost: {reason}. Check power and connection, switch the board off and on, and go on "
-            "from the last checkpoint with --resume"
-        )
-        return self.lost
-
     def close(self) -> None:
         """Waits for the programs in flight and ends."""
         for _ in range(IN_FLIGHT):
             self._room.acquire()
-        self._worker.cancel()
+        self._memory.owner.call(self._jobs.put_nowait, None)
+        self._worker.result()
+        self._lanes.clear()

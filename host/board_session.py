@@ -93,6 +93,8 @@ class Session:
     def release(self) -> None:
         """Drops the design's driver, and what pynq keeps of it for the whole process: one Clocks object for all devices, and interrupt
         files registered with an event loop that may be gone."""
+        if self._core is not None:
+            self._core.release()
         self._core = self.overlay = None
         if "_real_instance" in vars(pynq.Clocks):
             del pynq.Clocks._real_instance

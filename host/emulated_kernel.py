@@ -7,6 +7,7 @@ Map"), because drivers break on exactly these.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -54,7 +55,8 @@ class EmulatedKernel:
     """The core's register file.
 
     Attributes:
-        programs: how many were executed to their end. failure: the bus error that stopped the core, or None.
+        programs: how many were executed to their end. busy_seconds: from their start to their end, together.
+        failure: the bus error that stopped the core, or None.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class EmulatedKernel:
         self._abort = threading.Event()
         self._thread: threading.Thread | None = None
         self.programs = 0
+        self.busy_seconds = 0.0
         self.failure: BusError | None = None
         self._reset_registers()
 
@@ -171,6 +174,7 @@ class EmulatedKernel:
             if index == stop_at:
                 raise _Hang
 
+        began = time.perf_counter()
         if abort.wait(self._options.latency):
             return
         try:
@@ -185,6 +189,7 @@ class EmulatedKernel:
         with self._lock:
             if abort.is_set():
                 return
+            self.busy_seconds += time.perf_counter() - began
             self._finish(status)
         self._on_change()
 
