@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from .config import ArrayConfig, ConfigError
+from .resources import Resources
 
 IO_PLL_MHZ = 33.333 * 90 / 2
 """The I/O PLL as boot images of these boards set it: 33.333 MHz x 90 / 2 = 1499.985 MHz. PL clocks are integer parts of it."""
@@ -44,6 +45,11 @@ class Board:
     dram_mb: int
     board_part: str
     board_files: str
+
+    @property
+    def budget(self) -> Resources:
+        """What the part holds."""
+        return Resources(self.lut, self.ff, self.dsp, self.bram36, self.uram)
 
 
 _VIVADO = "part of Vivado's installation"

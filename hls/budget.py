@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from .boards import BOARD_TABLE, Board, board_of, pl_clock
 from .config import ACCUMULATOR_BYTES, BOARDS, ArrayConfig, ConfigError
-from .resources import KINDS, Estimate, Resources, array_resources, estimate, share
+from .resources import KINDS, Estimate, array_resources, estimate, share
 
 MARGIN = 0.85
 """Up to this part of each resource a design is said to fit; beyond it place and route rarely meets timing."""
@@ -38,11 +38,6 @@ class Fit:
         return "fits" if most <= MARGIN else "tight"
 
 
-def budget(board: Board) -> Resources:
-    """What the board's part holds."""
-    return Resources(board.lut, board.ff, board.dsp, board.bram36, board.uram)
-
-
 def fits(config: ArrayConfig) -> Fit | None:
     """The configuration against its board; None if it names none.
 
@@ -54,7 +49,7 @@ def fits(config: ArrayConfig) -> Fit | None:
 
 
 def _fit(config: ArrayConfig, board: Board) -> Fit:
-    available = budget(board)
+    available = board.budget
     result = estimate(config, available)
     shares = {kind: share(getattr(result.total, kind), getattr(available, kind)) for kind in KINDS}
     return Fit(board, result, shares)
@@ -69,7 +64,7 @@ def require_fit(config: ArrayConfig) -> Fit | None:
     fit = fits(config)
     if fit is None or fit.verdict != "too large":
         return fit
-    available = budget(fit.board)
+    available = fit.board.budget
     over = [
         f"{kind.upper()} {getattr(fit.estimate.total, kind):,} of {getattr(available, kind):,}"
         for kind in KINDS
@@ -127,7 +122,7 @@ def boards_table() -> list[dict[str, object]]:
                 "name": board.name,
                 "title": board.title,
                 "part": board.part,
-                "budget": asdict(budget(board)),
+                "budget": asdict(board.budget),
                 "dram_gbps": board.dram_gbps,
                 "preset": _described(preset, board),
                 "largest": _described(largest_array(board), board),

@@ -52,8 +52,7 @@ class SynthesisReport:
 def render_expected(config: ArrayConfig) -> str:
     """`report_expected.json`: part, clock period in ns, II of pipelined loops, resources and tolerances."""
     board = BOARD_TABLE.get(config.board)
-    budget = None if board is None else Resources(board.lut, board.ff, board.dsp, board.bram36, board.uram)
-    result = estimate(config, budget)
+    result = estimate(config, board.budget if board else None)
     document = {
         "origin": "estimated; no vendor tool was run here",
         "top": TOP,

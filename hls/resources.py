@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
+from math import gcd
 
 from .config import ACCUMULATOR_BYTES, ArrayConfig
 from .design import MEMORY_PORTS
@@ -111,11 +112,12 @@ class Estimate:
 
 
 def memories(config: ArrayConfig) -> tuple[Memory, Memory, Memory]:
-    """Input, weight and output memory. The first two are split by segment, the unit in which the load unit writes."""
+    """Input, weight and output memory, split by segment: what the load unit writes, or the epilogue takes, in a clock."""
+    lanes = gcd(max(1, config.bus_bytes // ACCUMULATOR_BYTES), config.cols)
     return (
         Memory("input", config.rows // config.input_segment, 8 * config.input_segment, config.input_depth),
         Memory("weight", config.cols // config.weight_segment, 8 * config.weight_segment, config.weight_depth),
-        Memory("output", 1, 8 * ACCUMULATOR_BYTES * config.cols, config.output_depth),
+        Memory("output", config.cols // lanes, 8 * ACCUMULATOR_BYTES * lanes, config.output_depth),
     )
 
 

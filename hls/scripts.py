@@ -45,8 +45,8 @@ class ProjectFiles:
         includes: folders with headers.
     """
 
-    sources: tuple[str, ...] = ("src/systolora_top.cpp",)
-    testbench: tuple[str, ...] = ("tb/testbench.cpp",)
+    sources: tuple[str, ...] = (f"src/{TOP}.cpp",)
+    testbench: tuple[str, ...] = ("tb/testbench.cpp", "tb/golden.bin")
     includes: tuple[str, ...] = ("src",)
 
 

@@ -12,6 +12,8 @@ import pytest
 from systolora.hls import BOARDS, ArrayConfig, ConfigError, board_config
 from systolora.hls.boards import BOARD_TABLE
 from systolora.hls.design import MEMORY_PORTS
+from systolora.hls.generate import GOLDEN_FILE, render_project
+from systolora.hls.regmap import predict_map
 from systolora.hls.scripts import ProjectFiles, missing_scripts, render_scripts
 
 RECORDER = Path(__file__).with_name("vendor_recorder.tcl")
@@ -258,6 +260,22 @@ def test_headers_say_what_was_not_run(name: str) -> None:
     scripts = render_scripts(board_config(name))
     for path in ("scripts/run_hls.tcl", "scripts/hls_config.cfg", "build.sh", "vivado/build.tcl"):
         assert "Not run here" in scripts[path].split("\n\n")[0], path
+
+
+def test_default_files_are_those_that_the_generator_writes() -> None:
+    files = ProjectFiles()
+    written = {*render_project(board_config("kv260")), GOLDEN_FILE}
+    assert {*files.sources, *files.testbench} <= written
+    assert {folder.split("/")[0] for folder in written if folder.endswith(".hpp")} == set(files.includes)
+    assert not set(render_scripts(board_config("kv260"))) & written
+
+
+def test_the_core_has_the_ports_that_the_design_connects() -> None:
+    top = render_project(board_config("kv260"))["src/systolora_top.cpp"]
+    for port in MEMORY_PORTS:
+        assert f"mode=m_axi port={port.argument} bundle={port.argument} " in top
+    for name, (offset, _) in predict_map().arguments.items():
+        assert f"mode=s_axilite port={name} bundle=control offset=0x{offset:02x}" in top
 
 
 def test_without_a_board_there_is_no_vivado_script(tmp_path: Path) -> None:
