@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from math import gcd
 
 HARDWARE_REVISION = 1
@@ -93,7 +94,7 @@ class ArrayConfig:
         """Lanes of a weight memory word that one bus word can fill."""
         return gcd(self.bus_bytes, self.cols)
 
-    @property
+    @cached_property
     def fingerprint(self) -> int:
         """32-bit hash of all that changes what the hardware does; readable from the hardware."""
         relevant = asdict(self)

@@ -7,7 +7,8 @@ status block of C++, emulator and driver from `Counters` and `Status`.
 from __future__ import annotations
 
 import struct
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import add
 
 from .isa import ErrorCode
 
@@ -58,7 +59,7 @@ class Counters:
     program_words: int = 0
 
     def __add__(self, other: Counters) -> Counters:
-        return Counters(*(x + y for x, y in zip(astuple(self), astuple(other), strict=True)))
+        return Counters(*map(add, vars(self).values(), vars(other).values()))
 
     @property
     def words_read(self) -> int:
@@ -96,7 +97,7 @@ class Status:
             self.error_index | self.executed << 32,
             self.sequence | self.fingerprint << 32,
         ]
-        words += astuple(self.counters)
+        words += vars(self.counters).values()
         return struct.pack("<16Q", *words, *[0] * (STATUS_WORDS - len(words)))
 
     @classmethod
