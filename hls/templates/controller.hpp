@@ -139,7 +139,8 @@ inline ErrorCode execute(const InstructionWords &code, const Surroundings &aroun
     return error;
 }
 
-// Runs a program: at most `count` instructions, so that it surely ends.
+// Runs a program: at most `count` instructions, so that it surely ends. `current` always shows the instruction that it is at, so
+// that the driver can say where a program hangs.
 inline void run_program(const Surroundings &around, uint32_t count, const BusWord *memory_program,
                         const BusWord *memory_input, const BusWord *memory_weight, BusWord *memory_output,
                         InputSegment input_ping[kInputDepth][kInputSegments],
@@ -147,7 +148,7 @@ inline void run_program(const Surroundings &around, uint32_t count, const BusWor
                         WeightSegment weight_ping[kWeightDepth][kWeightSegments],
                         WeightSegment weight_pong[kWeightDepth][kWeightSegments],
                         OutputSegment output_ping[kOutputDepth][kOutputSegments],
-                        OutputSegment output_pong[kOutputDepth][kOutputSegments], Status &status)
+                        OutputSegment output_pong[kOutputDepth][kOutputSegments], Status &status, uint32_t &current)
 {
 #pragma HLS INLINE off
     const uint64_t first = (around.program.address - around.window.address) / kBusBytes;
@@ -161,6 +162,7 @@ inline void run_program(const Surroundings &around, uint32_t count, const BusWor
 instructions:
     for (uint32_t i = 0; i < count; ++i) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kMaxInstructions
+        current = i;
         const InstructionWords code = fetch(memory_program, first + uint64_t(i) * kInstructionBusWords);
         status.counters.program_words += kInstructionBusWords;
         status.error = execute(code, around, memory_input, memory_weight, memory_output, progress, input_ping,

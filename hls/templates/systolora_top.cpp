@@ -46,7 +46,7 @@ void {{ top }}({{ signature }})
     status.counters = no_counts();
     if (status.error == ErrorCode::ok) {
         run_program(around, instruction_count, memory_program, memory_input, memory_weight, memory_output, input_ping,
-                    input_pong, weight_ping, weight_pong, output_ping, output_pong, status);
+                    input_pong, weight_ping, weight_pong, output_ping, output_pong, status, error_index);
     }
     if (status_writable(around)) {
         write_status(status, (status_address - window_address) / kBusBytes, memory_program);
