@@ -25,7 +25,9 @@ WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-label")
 
 # Nothing may be fused: the contract rounds after each operation.
 _BASE = ("-std=c++14", "-ffp-contract=off", *WARNINGS)
-_LIBRARY = (*_BASE, "-O3", "-march=native", "-fPIC", "-shared")
+# Hidden, because the registers of the array are static variables of inline functions: visible ones would be shared by all
+# libraries of a process, of whatever configuration.
+_LIBRARY = (*_BASE, "-O3", "-march=native", "-fPIC", "-shared", "-fvisibility=hidden")
 _SANITIZED = (*_BASE, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -126,7 +128,7 @@ def compile_cached(build: Build) -> Path:
 
 
 def _kernel(name: str) -> str:
-    return files("systolora.sim").joinpath("kernels", name).read_text(encoding="utf-8")
+    return (files("systolora.sim") / "kernels" / name).read_text(encoding="utf-8")
 
 
 def _amalgam(name: str) -> str:

@@ -17,7 +17,8 @@ struct CsimResult {
     uint32_t fingerprint;
 };
 
-extern "C" void systolora_csim(void *window, const CsimCall *call, CsimResult *result)
+extern "C" __attribute__((visibility("default"))) void systolora_csim(void *window, const CsimCall *call,
+                                                                      CsimResult *result)
 {
     BusWord *memory = static_cast<BusWord *>(window);
     systolora_top(memory, memory, memory, memory, call->window_address, call->window_size, call->program_address,

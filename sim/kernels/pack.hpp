@@ -1,0 +1,207 @@
+// Brings the operands of a GEMM into the order in which the matrix unit reads them.
+//
+// A: rows of int8, k padded with zeros to whole steps of 64.
+// B: panels of 32 columns; per step of 64 two tiles, one per 16 columns; row r of a tile holds for each column the four
+// values k = 4 r .. 4 r + 3, as the unit multiplies four at a time.
+#pragma once
+
+#include <immintrin.h>
+
+#include "fields.hpp"
+#include "floats.hpp"
+#include "support.hpp"
+
+namespace systolora {
+
+constexpr int64_t kStep = 64;          // values of k that one tile holds
+constexpr int64_t kTile = 16;          // rows of A, or columns of B, in a tile
+constexpr int64_t kPanel = 2 * kTile;  // columns of B in a panel
+constexpr int64_t kPanelStepBytes = kPanel * kStep;
+
+// Transposes a matrix of 16 x 16 values of 32 bits.
+inline void transpose_words(__m512i rows[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 8; ++i) {
+        t[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        rows[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        rows[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        rows[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        rows[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    // Now word group g (128 bits) of rows[4 i + j] holds rows 4 i .. 4 i + 3 of column 4 g + j.
+    for (int j = 0; j < 4; ++j) {
+        t[j] = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0x88);
+        t[4 + j] = _mm512_shuffle_i32x4(rows[j], rows[4 + j], 0xdd);
+        t[8 + j] = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0x88);
+        t[12 + j] = _mm512_shuffle_i32x4(rows[8 + j], rows[12 + j], 0xdd);
+    }
+    for (int j = 0; j < 4; ++j) {
+        rows[j] = _mm512_shuffle_i32x4(t[j], t[8 + j], 0x88);
+        rows[8 + j] = _mm512_shuffle_i32x4(t[j], t[8 + j], 0xdd);
+        rows[4 + j] = _mm512_shuffle_i32x4(t[4 + j], t[12 + j], 0x88);
+        rows[12 + j] = _mm512_shuffle_i32x4(t[4 + j], t[12 + j], 0xdd);
+    }
+}
+
+inline __mmask64 first_bytes(int64_t count) {
+    return count >= 64 ? ~__mmask64{0} : (__mmask64{1} << std::max<int64_t>(count, 0)) - 1;
+}
+
+// A tile from 16 columns of B that are stored as rows: `load(column)` gives 64 values of k of one of them.
+template <typename Load>
+void pack_tile_of_rows(const Load& load, int8_t* tile) {
+    __m512i rows[16];
+    for (int column = 0; column < 16; ++column) rows[column] = load(column);
+    transpose_words(rows);
+    for (int r = 0; r < 16; ++r) _mm512_storeu_si512(tile + 64 * r, rows[r]);
+}
+
+// A tile from 64 rows of 16 values of B: `load(row)` gives 16 values of one of them.
+template <typename Load>
+void pack_tile_of_columns(const Load& load, int8_t* tile) {
+    for (int r = 0; r < 16; ++r) {
+        const __m128i low01 = _mm_unpacklo_epi8(load(4 * r), load(4 * r + 1));
+        const __m128i high01 = _mm_unpackhi_epi8(load(4 * r), load(4 * r + 1));
+        const __m128i low23 = _mm_unpacklo_epi8(load(4 * r + 2), load(4 * r + 3));
+        const __m128i high23 = _mm_unpackhi_epi8(load(4 * r + 2), load(4 * r + 3));
+        __m128i* out = reinterpret_cast<__m128i*>(tile + 64 * r);
+        _mm_storeu_si128(out, _mm_unpacklo_epi16(low01, low23));
+        _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low01, low23));
+        _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(high01, high23));
+        _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(high01, high23));
+    }
+}
+
+class OperandB {
+  public:
+    OperandB(const GemmFields& op, const Memory& memory) : op_(op), memory_(memory) {
+        if (op.b_form == 0) return;
+        blocks_ = op.kernel_height * op.kernel_width;
+        block_rows_ = round_up(op.n, memory.bus_bytes);
+    }
+
+    // Packs columns n0 .. n0 + 31; those from n on are zero.
+    void pack_panel(int64_t n0, int8_t* panel) const {
+        for (int64_t k0 = 0; k0 < op_.k; k0 += kStep) {
+            for (int64_t tile = 0; tile < 2; ++tile, panel += kTile * kStep) pack_tile(n0 + tile * kTile, k0, panel);
+        }
+    }
+
+  private:
+    void pack_tile(int64_t n0, int64_t k0, int8_t* tile) const {
+        const int64_t columns = op_.n - n0;
+        if (columns <= 0) {
+            std::memset(tile, 0, kTile * kStep);
+        } else if (op_.b_form) {
+            pack_tile_of_rows(
+                [&](int column) { return column < columns ? reversed(n0 + column, k0) : _mm512_setzero_si512(); }, tile);
+        } else if (op_.transpose_b) {
+            const __mmask64 inside = first_bytes(op_.k - k0);
+            const int8_t* first = memory_.at<int8_t>(op_.b_address) + n0 * op_.b_stride + k0;
+            pack_tile_of_rows(
+                [&](int column) {
+                    return _mm512_maskz_loadu_epi8(column < columns ? inside : 0, first + column * op_.b_stride);
+                },
+                tile);
+        } else {
+            const __mmask16 inside = static_cast<__mmask16>(first_bytes(columns));
+            const int8_t* first = memory_.at<int8_t>(op_.b_address) + k0 * op_.b_stride + n0;
+            pack_tile_of_columns(
+                [&](int row) { return _mm_maskz_loadu_epi8(k0 + row < op_.k ? inside : 0, first + row * op_.b_stride); },
+                tile);
+        }
+    }
+
+    // Values k0 .. k0 + 63 of a column of a convolution's weight that is read backwards, block by block.
+    __m512i reversed(int64_t column, int64_t k0) const {
+        alignas(64) int8_t values[kStep] = {};
+        const int64_t end = std::min(op_.k, k0 + kStep);
+        for (int64_t k = k0; k < end;) {
+            const int64_t block = k / op_.channels, channel = k % op_.channels;
+            const int64_t count = std::min(end - k, op_.channels - channel);
+            const int64_t row = (blocks_ - 1 - block) * block_rows_ + column;
+            std::memcpy(values + (k - k0), memory_.at<int8_t>(op_.b_address) + row * op_.b_stride + channel, count);
+            k += count;
+        }
+        return _mm512_load_si512(values);
+    }
+
+    const GemmFields& op_;
+    const Memory& memory_;
+    int64_t blocks_ = 0;
+    int64_t block_rows_ = 0;
+};
+
+class OperandA {
+  public:
+    OperandA(const GemmFields& op, const Memory& memory) : op_(op), memory_(memory) {}
+
+    // Copies rows m0 .. m0 + count - 1 to `out`, `stride` bytes from row to row, zeros from k to the end of the last step.
+    void pack(int64_t m0, int64_t count, int8_t* out, int64_t stride) const {
+        const int64_t padding = round_up(op_.k, kStep) - op_.k;
+        if (op_.a_form) {
+            for (int64_t i = 0; i < count; ++i) pack_patch(m0 + i, out + i * stride);
+        } else if (op_.transpose_a) {
+            pack_transposed(m0, count, out, stride);
+            return;
+        } else {
+            const int8_t* rows = memory_.at<int8_t>(op_.a_address) + m0 * op_.a_stride;
+            for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * stride, rows + i * op_.a_stride, op_.k);
+        }
+        for (int64_t i = 0; i < count; ++i) std::memset(out + i * stride + op_.k, 0, padding);
+    }
+
+  private:
+    void pack_patch(int64_t row, int8_t* out) const {
+        const int64_t x = row % op_.out_width, y = row / op_.out_width % op_.out_height;
+        const int64_t image = row / (op_.out_width * op_.out_height);
+        const int8_t* pixels = memory_.at<int8_t>(op_.a_address);
+        for (int64_t dy = 0; dy < op_.kernel_height; ++dy) {
+            const int64_t line = stored(y * op_.step + dy - op_.pad_top, op_.image_height);
+            for (int64_t dx = 0; dx < op_.kernel_width; ++dx, out += op_.channels) {
+                const int64_t column = stored(x * op_.step + dx - op_.pad_left, op_.image_width);
+                if (line < 0 || column < 0) {
+                    std::memset(out, 0, op_.channels);
+                } else {
+                    const int64_t pixel = (image * op_.image_height + line) * op_.image_width + column;
+                    std::memcpy(out, pixels + pixel * op_.a_stride, op_.channels);
+                }
+            }
+        }
+    }
+
+    // The stored pixel of a logical one, or -1 if there is none.
+    int64_t stored(int64_t logical, int64_t size) const {
+        if (logical < 0 || logical % op_.spread != 0) return -1;
+        const int64_t pixel = logical / op_.spread;
+        return pixel < size ? pixel : -1;
+    }
+
+    // 16 rows and 64 values of k at a time: a tile of four-byte groups, transposed back into rows.
+    void pack_transposed(int64_t m0, int64_t count, int8_t* out, int64_t stride) const {
+        alignas(64) int8_t tile[kTile * kStep];
+        for (int64_t i = 0; i < count; i += kTile) {
+            const __mmask16 inside = static_cast<__mmask16>(first_bytes(op_.m - (m0 + i)));
+            for (int64_t k0 = 0; k0 < op_.k; k0 += kStep) {
+                const int8_t* first = memory_.at<int8_t>(op_.a_address) + k0 * op_.a_stride + m0 + i;
+                pack_tile_of_columns(
+                    [&](int row) {
+                        return _mm_maskz_loadu_epi8(k0 + row < op_.k ? inside : 0, first + row * op_.a_stride);
+                    },
+                    tile);
+                __m512i rows[16];
+                for (int r = 0; r < 16; ++r) rows[r] = _mm512_load_si512(tile + 64 * r);
+                transpose_words(rows);
+                for (int r = 0; r < 16; ++r) _mm512_storeu_si512(out + (i + r) * stride + k0, rows[r]);
+            }
+        }
+    }
+
+    const GemmFields& op_;
+    const Memory& memory_;
+};
+
+}  // namespace systolora

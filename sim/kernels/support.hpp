@@ -1,0 +1,77 @@
+// Device memory as the kernels see it, threads, and memory to work in.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <thread>
+#include <vector>
+
+namespace systolora {
+
+// Host memory that stands for device memory.
+struct Memory {
+    uint8_t* bytes;      // of device address `base`
+    uint64_t base;
+    int64_t bus_bytes;
+
+    template <typename T>
+    T* at(uint64_t address) const {
+        return reinterpret_cast<T*>(bytes + (address - base));
+    }
+};
+
+// Calls work(0) .. work(count - 1), each in a thread of its own. Threads live for one call only: nothing to shut down, safe
+// after fork(). Starting one takes some 20 us, so callers ask for one thread unless the work is long.
+template <typename Work>
+void run_threads(int count, const Work& work) {
+    std::vector<std::thread> others;
+    for (int index = 1; index < count; ++index) others.emplace_back([&work, index] { work(index); });
+    work(0);
+    for (auto& thread : others) thread.join();
+}
+
+// Part `index` of `count` nearly equal parts of 0 .. length, in whole units.
+struct Range {
+    int64_t begin;
+    int64_t end;
+
+    Range(int64_t length, int64_t unit, int index, int count) {
+        const int64_t units = (length + unit - 1) / unit;
+        begin = std::min(length, units * index / count * unit);
+        end = std::min(length, units * (index + 1) / count * unit);
+    }
+};
+
+// Working memory that is kept between calls: fresh pages cost more than the work done in them.
+class Scratch {
+  public:
+    ~Scratch() { std::free(bytes_); }
+
+    uint8_t* reserve(size_t size) {
+        if (size > size_) {
+            std::free(bytes_);
+            size_ = (size + kHugePage - 1) / kHugePage * kHugePage;
+            bytes_ = static_cast<uint8_t*>(std::aligned_alloc(kHugePage, size_));
+            if (bytes_ == nullptr) {
+                size_ = 0;
+                return nullptr;
+            }
+            madvise(bytes_, size_, MADV_HUGEPAGE);
+        }
+        return bytes_;
+    }
+
+  private:
+    static constexpr size_t kHugePage = size_t{2} << 20;
+    uint8_t* bytes_ = nullptr;
+    size_t size_ = 0;
+};
+
+constexpr int kOk = 0;
+constexpr int kNonFinite = 1;
+constexpr int kNoMemory = 2;
+
+}  // namespace systolora
