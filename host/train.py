@@ -93,7 +93,7 @@ class Trainer:
 
     def _offload(self) -> Any:
         from .device import open_device_for
-        from .offload import offload
+        from .offloading import offload
         from .quantization import quantization_for
 
         if self.device is None:
