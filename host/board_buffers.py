@@ -8,6 +8,7 @@ synchronisation happens when the other side needs it. There is no other way to t
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_futures
@@ -64,12 +65,13 @@ def slot_size(nbytes: int) -> int:
 
 class SlotPool:
     """Slots by size class. Slots that are given back are kept for the next request, because allocating contiguous memory is slow
-    and breaks it into pieces. All methods are to be called from the thread that owns the board."""
+    and breaks it into pieces. All methods but `hand_back` and `bytes_held` are for the thread that owns the board."""
 
     def __init__(self, allocate: Callable[[int], Any], cma: Callable[[], CmaState | None]) -> None:
         self._allocate, self._cma = allocate, cma
         self._free: dict[int, list[Slot]] = {}
         self._held: dict[int, tuple[Slot, str]] = {}
+        self._returned: deque[tuple[Slot, Future[Any] | None]] = deque()
         self._low, self._high = 1 << 64, 0
 
     @property
@@ -80,7 +82,8 @@ class SlotPool:
     @property
     def bytes_held(self) -> int:
         """Bytes of slots that are in use."""
-        return sum(slot.size for slot, _ in self._held.values())
+        returned = sum(slot.size for slot, _ in tuple(self._returned))
+        return sum(slot.size for slot, _ in tuple(self._held.values())) - returned
 
     def take(self, nbytes: int, label: str) -> Slot:
         """A slot of at least `nbytes` bytes.
@@ -88,6 +91,7 @@ class SlotPool:
         Raises:
             OutOfDeviceMemory: if there is no contiguous memory left, kept slots included.
         """
+        self._collect()
         size = slot_size(nbytes)
         kept = self._free.get(size)
         slot = kept.pop() if kept else self._make(size, label)
@@ -119,6 +123,18 @@ class SlotPool:
         if self._held.pop(slot.address, None):
             self._free.setdefault(slot.size, []).append(slot)
 
+    def hand_back(self, slot: Slot, user: Future[Any] | None) -> None:
+        """Takes a slot back when the last program that uses it has ended. From any thread, at any time."""
+        self._returned.append((slot, user))
+
+    def _collect(self) -> None:
+        for _ in range(len(self._returned)):
+            slot, user = self._returned.popleft()
+            if user is None or user.done():
+                self.give(slot)
+            else:
+                self._returned.append((slot, user))
+
     def trim(self) -> None:
         """Gives all kept slots back to the system."""
         self._free.clear()
@@ -128,6 +144,7 @@ class SlotPool:
         slots = [slot for slot, _ in self._held.values()]
         slots += [slot for kept in self._free.values() for slot in kept]
         self._held.clear()
+        self._returned.clear()
         self.trim()
         return slots
 
@@ -214,13 +231,15 @@ class BoardBuffer(Buffer):
             return self._lent
 
     def free(self) -> None:
-        """See `Buffer.free`. Waits for the last program that uses the buffer. Raises BufferMisuseError the second time."""
+        """See `Buffer.free`. Never waits, and is safe in a finalizer: the slot is used again when no program needs it any more.
+
+        Raises:
+            BufferMisuseError: the second time.
+        """
         if self._state is State.FREED:
             raise BufferMisuseError(f"{self._name} was freed twice; free each buffer once")
-        self._wait_for(self._user)
-        with self._memory.exclusive():
-            self._state = State.FREED
-            self._memory.owner.call(self._memory.pool.give, self._slot)
+        self._state = State.FREED
+        self._memory.pool.hand_back(self._slot, self._user)
 
     def require(self, memory: BoardMemory) -> None:
         """Raises BufferMisuseError if this buffer was freed or belongs to another board."""

@@ -15,9 +15,7 @@ from systolora.sim.memory import BufferMisuseError
 
 from .board_buffers import BoardBuffer, BoardMemory
 from .board_queue import Job, ProgramQueue
-from .program_check import Misplaced, find_misplaced
-
-_CHECKED_PROGRAMS = 4096
+from .program_check import Misplaced, ProgramRegions
 
 
 class BoardDevice(Device):
@@ -32,8 +30,8 @@ class BoardDevice(Device):
     def __init__(self, config: ArrayConfig, session: Any, memory: BoardMemory) -> None:
         self.name, self.config, self.session = memory.health.name, config, session
         self._memory = memory
-        self._queue = ProgramQueue(config, session, memory)
-        self._checked: dict[tuple[Any, ...], Misplaced | None] = {}
+        self._regions = ProgramRegions(config)
+        self._queue = ProgramQueue(config, session, memory, self._regions)
         self._closers: list[Callable[[], None]] = []
         self._open = True
 
@@ -60,7 +58,9 @@ class BoardDevice(Device):
                 f"a program of {len(program.code)} bytes: it must be a positive multiple of {INSTRUCTION_BYTES}"
             )
         reads, writes = self._handles(program.reads), self._handles(program.writes)
-        misplaced = self._find_misplaced(program.code, reads, writes)
+        misplaced = self._regions.find_misplaced(
+            program.code, [buffer.region for buffer in reads], [buffer.region for buffer in writes]
+        )
         if misplaced is not None:
             return self._refuse(program, misplaced)
         return self._queue.submit(Job(program, reads, writes))
@@ -73,19 +73,6 @@ class BoardDevice(Device):
                 )
             buffer.require(self._memory)
         return buffers
-
-    def _find_misplaced(
-        self, code: bytes, reads: tuple[BoardBuffer, ...], writes: tuple[BoardBuffer, ...]
-    ) -> Misplaced | None:
-        """What reaches outside the named buffers; the answer is kept, because a training step submits the same programs."""
-        readable = tuple(buffer.region for buffer in reads)
-        writable = tuple(buffer.region for buffer in writes)
-        key = (code, readable, writable)
-        if key not in self._checked:
-            if len(self._checked) >= _CHECKED_PROGRAMS:
-                self._checked.clear()
-            self._checked[key] = find_misplaced(self.config, code, readable, writable)
-        return self._checked[key]
 
     def _refuse(self, program: Program, misplaced: Misplaced) -> Future[Status]:
         index, region = misplaced.index, misplaced.region

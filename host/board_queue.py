@@ -17,7 +17,7 @@ from .board_buffers import BoardBuffer, BoardMemory
 from .board_errors import BoardTimeout, describe
 from .board_recovery import recover, timeout_report
 from .board_session import Lane, Session, Start, make_lane, write_code
-from .program_check import replayable
+from .program_check import ProgramRegions
 
 IN_FLIGHT = 2
 
@@ -40,8 +40,8 @@ class ProgramQueue:
         retries: programs that were run again after the core hung.
     """
 
-    def __init__(self, config: ArrayConfig, session: Session, memory: BoardMemory) -> None:
-        self._config, self._session, self._memory = config, session, memory
+    def __init__(self, config: ArrayConfig, session: Session, memory: BoardMemory, regions: ProgramRegions) -> None:
+        self._config, self._session, self._memory, self._regions = config, session, memory, regions
         self._health, self._name = memory.health, memory.health.name
         self.counters = Counters()
         self.retries = 0
@@ -135,7 +135,7 @@ class ProgramQueue:
     async def _again(self, job: Job, start: Start) -> Status:
         """After a program that did not finish: recovers, and runs it a second time if that gives the same result."""
         session, program = self._session, job.program
-        for last in (not replayable(self._config, program.code), True):
+        for last in (not self._regions.replayable(program.code), True):
             registers = session.core.snapshot()
             report = timeout_report(self._name, program, start, session.timing.program, registers)
             helped = recover(session, self._memory.pool, self._next_sequence())

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 
 from systolora.hls.check import Region
 from systolora.hls.config import ArrayConfig
-from systolora.hls.registers import Status
+from systolora.hls.registers import Counters, Status
 from systolora.sim.controller import Controller
+from systolora.sim.csim import open_csim
+from systolora.sim.csim_build import build_library
 from systolora.sim.memory import DeviceMemory
 
 from .emulated_kernel import Executor
@@ -23,6 +25,8 @@ def make_executor(kind: str, config: ArrayConfig, memory: DeviceMemory) -> Execu
     """
     if kind == "emulator":
         return _emulator(config, memory)
+    if kind == "csim":
+        return _csim(config, memory)
     raise ValueError(f"executor {kind!r}: allowed are {', '.join(EXECUTORS)}")
 
 
@@ -38,5 +42,23 @@ def _emulator(config: ArrayConfig, memory: DeviceMemory) -> Executor:
             arguments["sequence"],
             trace=lambda index, _: progress(index),
         )
+
+    return execute
+
+
+def _csim(config: ArrayConfig, memory: DeviceMemory) -> Executor:
+    library = open_csim(build_library(config))
+
+    def execute(arguments: Mapping[str, int], progress: Callable[[int], None]) -> Status:
+        sequence = arguments["sequence"]
+        error, index = library.start(
+            memory,
+            Region(arguments["window_address"], arguments["window_size"]),
+            arguments["program_address"],
+            arguments["instruction_count"],
+            arguments["status_address"],
+            sequence,
+        )
+        return Status(error, index, 0, sequence, config.fingerprint, Counters())
 
     return execute

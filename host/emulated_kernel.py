@@ -20,7 +20,7 @@ from systolora.hls.regmap import predict_map
 
 from .emulated_faults import Faults
 from .emulated_memory import BusError, EmulatedMemory
-from .program_check import written_regions
+from .program_check import ProgramRegions
 
 CTRL, GIER, IER, ISR = 0x00, 0x04, 0x08, 0x0C
 START, DONE, IDLE, READY, AUTO_RESTART, SOFT_RESET, INTERRUPT = 1, 2, 4, 8, 128, 256, 512
@@ -234,5 +234,5 @@ class EmulatedKernel:
     def _flip_bits(self, arguments: Mapping[str, int]) -> None:
         start, count = arguments["program_address"], arguments["instruction_count"]
         code = self._memory.device.view(start, count * INSTRUCTION_BYTES).tobytes()
-        for region in written_regions(self._config, code):
+        for region in ProgramRegions(self._config).written(code):
             self._memory.device.view(region.address, 1)[0] ^= 1

@@ -10,16 +10,18 @@ import pytest
 from systolora.emulated_board import BoardOptions
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import ErrorCode
+from systolora.sim.csim import CsimDevice
 from systolora.sim.device import Device, DeviceError, Program
 from systolora.sim.emulator import EmulatorDevice
 from systolora.sim.randoms import random_gemm, random_patches, random_quantize
 from systolora.sim.trials import Trial, gemm_trial, join, quantize_trial
 
 
-@pytest.fixture(params=["emulator", "board on emulator"])
+@pytest.fixture(params=["emulator", "csim", "board on emulator", "board on csim"])
 def device(request: Any, config: ArrayConfig, open_board: Callable[..., Any]) -> Iterator[Device]:
-    if request.param == "emulator":
-        with EmulatorDevice(config) as opened:
+    plain = {"emulator": EmulatorDevice, "csim": CsimDevice}.get(request.param)
+    if plain is not None:
+        with plain(config) as opened:
             yield opened
     else:
         yield open_board(config, BoardOptions(executor=request.param.rpartition(" ")[2]))
