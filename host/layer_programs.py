@@ -213,7 +213,8 @@ class _Backward(_Pass):
         return self.place("inbox", "grad_h", *size) if self.down or self.low_rank else None
 
     def _grad_input_low_rank(self, hidden: DeviceMatrix, grad_x: DeviceMatrix | None) -> None:
-        target = grad_x or self.place("outbox", "grad_x_low", self.tokens, self.shape.in_features)
+        name = "grad_x_low" if self.plan.masked else "grad_x"
+        target = grad_x or self.place("outbox", name, self.tokens, self.shape.in_features)
         by_token = self.writer.quantize(hidden, "gradient", "grad_h", Axis.ROW)
         down = self.residents.factor("down", Axis.COLUMN)
         self.writer.gemm("grad_input_low_rank", by_token, down, target, accumulate=grad_x is not None)
