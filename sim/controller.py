@@ -26,11 +26,11 @@ from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import INSTRUCTION_BYTES, DecodeError, End, ErrorCode, Gemm, Instruction, Quantize, decode
 from systolora.hls.registers import Counters, Status
 
+from .compiled import fastest_executor
 from .counts import count_fetch, count_instruction
 from .memory import DeviceMemory
 from .reference import NonFiniteError
-from .tiled import TiledArray
-from .whole import NumpyExecutor
+from .whole import Executor
 
 Trace = Callable[[int, Instruction], None]
 """Called with the index and the instruction before each one that is executed."""
@@ -57,14 +57,13 @@ class Controller:
     Args:
         config: the accelerator.
         memory: its device memory.
-        tiled: execute GEMMs tile by tile in a model of the on-chip memories, instead of at once. The same bits, slower.
+        executor: what executes the instructions; by default the fastest that is exact on this processor.
     """
 
-    def __init__(self, config: ArrayConfig, memory: DeviceMemory, *, tiled: bool = False) -> None:
+    def __init__(self, config: ArrayConfig, memory: DeviceMemory, executor: Executor | None = None) -> None:
         self.config = config
         self.memory = memory
-        self._array = TiledArray(config) if tiled else None
-        self._whole = NumpyExecutor(config)
+        self._executor = executor or fastest_executor(config)
         self._prepared: dict[bytes, _Prepared] = {}
         self._window = _NOWHERE
         self._fetch_counts = _values(count_fetch(config))
@@ -111,7 +110,8 @@ class Controller:
         totals: tuple[int, ...] = (0,) * len(_COUNTER_NAMES)
         previous: Instruction | None = None
         for index in range(count):
-            prepared = self._prepare(code[index * INSTRUCTION_BYTES : (index + 1) * INSTRUCTION_BYTES], around.window)
+            data = code[index * INSTRUCTION_BYTES : (index + 1) * INSTRUCTION_BYTES]
+            prepared = self._prepare(data, around.window)
             instruction = prepared.instruction
             error = _check_here(prepared, around, previous)
             if error or instruction is None:
@@ -119,7 +119,10 @@ class Controller:
             if trace is not None:
                 trace(index, instruction)
             try:
-                self._dispatch(instruction)
+                if isinstance(instruction, Gemm):
+                    self._executor.run_gemm(self.memory, instruction, data)
+                elif isinstance(instruction, Quantize):
+                    self._executor.run_quantize(self.memory, instruction, data)
             except NonFiniteError:
                 return ErrorCode.NONFINITE, index, tuple(map(add, totals, prepared.counts_nonfinite))
             totals = tuple(map(add, totals, prepared.counts))
@@ -127,15 +130,6 @@ class Controller:
                 return ErrorCode.OK, index, totals
             previous = instruction
         return ErrorCode.NO_END, count, totals
-
-    def _dispatch(self, instruction: Instruction) -> None:
-        if isinstance(instruction, Quantize):
-            self._whole.run_quantize(self.memory, instruction)
-        elif isinstance(instruction, Gemm):
-            if self._array is None:
-                self._whole.run_gemm(self.memory, instruction)
-            else:
-                self._array.run_gemm(self.memory, instruction)
 
     def _prepare(self, data: bytes, window: Region) -> _Prepared:
         """Decodes and checks an instruction, or finds it among those seen before."""

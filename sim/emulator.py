@@ -14,6 +14,8 @@ from systolora.hls.registers import Counters, Status
 from .controller import Controller
 from .device import Device, DeviceError, Program
 from .memory import DEFAULT_CAPACITY, ArenaBuffer, DeviceMemory, check_buffer
+from .tiled import TiledExecutor
+from .whole import Executor
 
 Trace = Callable[[Program, int, Instruction], None]
 """Called with the program, the index and the instruction before each one that is executed."""
@@ -30,18 +32,25 @@ class EmulatorDevice(Device):
     name = "emulator"
 
     def __init__(
-        self, config: ArrayConfig | None = None, capacity_bytes: int = DEFAULT_CAPACITY, tiled: bool = False
+        self,
+        config: ArrayConfig | None = None,
+        capacity_bytes: int = DEFAULT_CAPACITY,
+        tiled: bool = False,
+        executor: Executor | None = None,
     ) -> None:
         """A device with `capacity_bytes` of memory, of which only what is used is taken from the computer.
 
         Args:
             config: the accelerator; by default `ArrayConfig()`.
             tiled: execute GEMMs tile by tile, as the controller does, instead of at once. The same bits, slower.
+            executor: what executes the instructions instead; by default the fastest that is exact on this processor.
         """
         self.config = config or ArrayConfig()
         self.memory = DeviceMemory(capacity_bytes)
         self.trace: Trace | None = None
-        self._controller = Controller(self.config, self.memory, tiled=tiled)
+        if tiled:
+            executor = TiledExecutor(self.config)
+        self._controller = Controller(self.config, self.memory, executor)
         self._counters = Counters()
         self._status = self.memory.allocate(STATUS_BYTES, "status block")
         self._program = self.memory.allocate(INSTRUCTION_BYTES, "program")

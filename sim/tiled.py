@@ -9,27 +9,29 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from systolora.hls.config import ArrayConfig
-from systolora.hls.isa import Dataflow, Gemm
+from systolora.hls.isa import Dataflow, Gemm, Quantize
 
 from . import operands
 from .counts import TileStep, ceil_div, tile_steps
 from .memory import DeviceMemory
 from .reference import Int8, Int32, epilogue
+from .whole import Executor, NumpyExecutor
 
 
-class TiledArray:
+class TiledExecutor(Executor):
     """The on-chip memories and the array of one accelerator; they keep their contents between instructions."""
 
     def __init__(self, config: ArrayConfig) -> None:
         self.config = config
+        self._quantizer = NumpyExecutor(config)
         self._input = np.zeros((2, config.input_depth, config.rows), np.int8)
         self._weight = np.zeros((2, config.weight_depth, config.cols), np.int8)
         self._output = np.zeros((config.output_depth, config.cols), np.int32)
         self._input_half = 0
         self._weight_half = 0
 
-    def run_gemm(self, memory: DeviceMemory, op: Gemm) -> None:
-        """Executes a GEMM that passed its checks."""
+    def run_gemm(self, memory: DeviceMemory, op: Gemm, data: bytes) -> None:
+        """See `Executor.run_gemm`."""
         b = operands.operand_b(memory, op, self.config.bus_bytes)
         for step in tile_steps(op):
             if step.load_a:
@@ -41,6 +43,10 @@ class TiledArray:
             self._run_array(op.dataflow, step)
             if step.last_k:
                 self._store(memory, op, step)
+
+    def run_quantize(self, memory: DeviceMemory, op: Quantize, data: bytes) -> None:
+        """See `Executor.run_quantize`. The controller takes rows one after the other, so nothing is tiled."""
+        self._quantizer.run_quantize(memory, op, data)
 
     def _load_a(self, dataflow: Dataflow, tile: Int8) -> None:
         # The lanes run along k (weight-stationary) or along m (output-stationary).

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +32,22 @@ from systolora.hls.isa import (
 )
 
 from . import reference
-from .device import Buffer, Device, Program
+from .device import Buffer, Program
 from .operands import RESULT_TYPES
 from .randoms import FLOAT_PATTERNS, random_floats, random_integers
 
 Bytes = NDArray[np.uint8]
+
+
+class Allocator(Protocol):
+    """What a trial needs of a device."""
+
+    @property
+    def config(self) -> ArrayConfig:
+        """The accelerator."""
+
+    def allocate(self, nbytes: int, label: str = "") -> Buffer:
+        """See `Device.allocate`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ def join(trials: Sequence[Trial]) -> Trial:
     return Trial(Program(code, reads, writes), tuple(pair for trial in trials for pair in trial.expected))
 
 
-def gemm_trial(device: Device, rng: np.random.Generator, op: Gemm, pattern: str = "random") -> Trial:
+def gemm_trial(device: Allocator, rng: np.random.Generator, op: Gemm, pattern: str = "random") -> Trial:
     """Places a GEMM's operands on a device. `pattern` is one of GEMM_PATTERNS."""
     place = _Placer(device, rng)
     a = place.matrix("A", random_integers(rng, stored_shape_a(op), pattern))
@@ -106,7 +118,7 @@ def gemm_trial(device: Device, rng: np.random.Generator, op: Gemm, pattern: str 
     return place.trial(op, {"C": (c, values)})
 
 
-def quantize_trial(device: Device, rng: np.random.Generator, op: Quantize, pattern: str = "normal") -> Trial:
+def quantize_trial(device: Allocator, rng: np.random.Generator, op: Quantize, pattern: str = "normal") -> Trial:
     """Places a QUANTIZE's operands on a device. `pattern` is one of FLOAT_PATTERNS."""
     place = _Placer(device, rng)
     source = random_floats(rng, (op.m, op.n), pattern)
@@ -152,7 +164,7 @@ class _Placed:
 class _Placer:
     """Puts matrices somewhere into buffers that are full of random bytes, and remembers the buffers."""
 
-    def __init__(self, device: Device, rng: np.random.Generator) -> None:
+    def __init__(self, device: Allocator, rng: np.random.Generator) -> None:
         self._device = device
         self._rng = rng
         self._placed: list[_Placed] = []

@@ -1,11 +1,13 @@
-"""A whole instruction at once in numpy: for processors that the compiled kernels do not support."""
+"""A whole instruction at once: what executes one, and how numpy does it where the compiled kernels cannot."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
 from systolora.hls.config import FLOAT_BYTES, ArrayConfig
-from systolora.hls.isa import Gemm, Quantize, Rounding
+from systolora.hls.isa import Gemm, Quantize, Rounding, decode
 
 from . import operands
 from .integer import integer_gemm
@@ -13,14 +15,38 @@ from .memory import DeviceMemory
 from .reference import epilogue, quantize
 
 
-class NumpyExecutor:
-    """Executes GEMM and QUANTIZE on a device memory, each as one numpy expression of the reference's functions."""
+class Executor(ABC):
+    """Executes single instructions, which passed their checks, on a device memory."""
+
+    @abstractmethod
+    def run_gemm(self, memory: DeviceMemory, op: Gemm, data: bytes) -> None:
+        """Executes a GEMM; `data` is the same instruction in binary."""
+
+    @abstractmethod
+    def run_quantize(self, memory: DeviceMemory, op: Quantize, data: bytes) -> None:
+        """Executes a QUANTIZE.
+
+        Raises:
+            NonFiniteError: if the input holds a NaN or an infinity; nothing is written then.
+        """
+
+    def run(self, memory: DeviceMemory, data: bytes) -> None:
+        """Decodes and executes an instruction; FENCE and END do nothing."""
+        op = decode(data)
+        if isinstance(op, Gemm):
+            self.run_gemm(memory, op, data)
+        elif isinstance(op, Quantize):
+            self.run_quantize(memory, op, data)
+
+
+class NumpyExecutor(Executor):
+    """Each instruction as one numpy expression of the reference's functions."""
 
     def __init__(self, config: ArrayConfig) -> None:
         self._bus_bytes = config.bus_bytes
 
-    def run_gemm(self, memory: DeviceMemory, op: Gemm) -> None:
-        """Executes a GEMM that passed its checks."""
+    def run_gemm(self, memory: DeviceMemory, op: Gemm, data: bytes) -> None:
+        """See `Executor.run_gemm`."""
         a = operands.operand_a(memory, op, 0, op.m)
         b = operands.operand_b(memory, op, self._bus_bytes)
         values = epilogue(
@@ -34,12 +60,8 @@ class NumpyExecutor:
         )
         operands.write_result(memory, op, values, self._bus_bytes)
 
-    def run_quantize(self, memory: DeviceMemory, op: Quantize) -> None:
-        """Executes a QUANTIZE that passed its checks.
-
-        Raises:
-            NonFiniteError: if the input holds a NaN or an infinity; nothing is written then.
-        """
+    def run_quantize(self, memory: DeviceMemory, op: Quantize, data: bytes) -> None:
+        """See `Executor.run_quantize`."""
         q, scale = quantize(
             operands.quantize_source(memory, op),
             op.axis,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,12 +27,16 @@ from systolora.hls.isa import (
 )
 from systolora.hls.registers import Counters, Status
 from systolora.sim import reference
+from systolora.sim.compiled import CompiledExecutor
 from systolora.sim.counts import count_instruction
 from systolora.sim.device import DeviceError, Program
 from systolora.sim.emulator import EmulatorDevice
 from systolora.sim.memory import BufferMisuseError
+from systolora.sim.native import load_library
 from systolora.sim.randoms import FLOAT_PATTERNS, GEMM_PATTERNS, random_gemm, random_patches, random_quantize
+from systolora.sim.tiled import TiledExecutor
 from systolora.sim.trials import Trial, gemm_trial, join, quantize_trial
+from systolora.sim.whole import Executor, NumpyExecutor
 
 CAPACITY = 1 << 26
 SEEDS = st.integers(0, 2**32 - 1)
@@ -54,15 +59,21 @@ def small_config(rng: np.random.Generator) -> ArrayConfig:
     )
 
 
-def prove(config: ArrayConfig, make: object) -> None:
-    """Runs the same trial on both executions of the emulator; the whole device memory must be as expected."""
-    images = []
-    for tiled in (False, True):
-        with EmulatorDevice(config, CAPACITY, tiled) as device:
-            trial = make(device)  # type: ignore[operator]
-            check_trial(device, trial)
-            images.append([wanted.tobytes() for _, wanted in trial.expected])
-    assert images[0] == images[1]
+def executors(config: ArrayConfig) -> list[Executor]:
+    """Every way there is on this computer to execute an instruction; two to four."""
+    ways: list[Executor] = [TiledExecutor(config), NumpyExecutor(config)]
+    library = load_library()
+    if library is not None:
+        units = (True, False) if library.systolora_has_gemm() else (False,)
+        ways += [CompiledExecutor(config, library, matrix_unit=unit) for unit in units]
+    return ways
+
+
+def prove(config: ArrayConfig, make: Callable[[EmulatorDevice], Trial]) -> None:
+    """Runs the same trial in every way; the whole device memory must be as the reference says."""
+    for executor in executors(config):
+        with EmulatorDevice(config, CAPACITY, executor=executor) as device:
+            check_trial(device, make(device))
 
 
 def check_trial(device: EmulatorDevice, trial: Trial) -> None:
@@ -102,8 +113,7 @@ def test_quantize_is_the_reference(seed: int, m: int, n: int, pattern: str) -> N
     rng = np.random.default_rng(seed)
     config = small_config(rng)
     op = random_quantize(rng, m, n)
-    with EmulatorDevice(config, CAPACITY) as device:
-        check_trial(device, quantize_trial(device, rng, op, pattern))
+    prove(config, lambda device: quantize_trial(device, np.random.default_rng(seed), op, pattern))
 
 
 @settings(max_examples=30, deadline=None)
