@@ -1,0 +1,94 @@
+"""No instruction word makes the hardware's source read or write out of bounds, overflow, hang, or answer wrongly.
+
+The source is compiled with AddressSanitizer and UndefinedBehaviorSanitizer; the memory that a program sees is a block of its own,
+so a byte outside the window is a report. Each start must leave the status and the memory that the emulator leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from systolora.hls.config import ArrayConfig
+from systolora.hls.isa import ErrorCode
+from systolora.sim.controller import Controller
+from systolora.sim.csim_build import build_sanitized
+from systolora.sim.memory import DEFAULT_BASE, DeviceMemory
+
+from .mutations import MEMORY_BYTES, Mutator, Start
+
+CONFIG = ArrayConfig(rows=4, cols=8, input_bytes=2 * 4 * 512, weight_bytes=2 * 8 * 256, output_bytes=8 * 8 * 128)
+
+
+def record(start: Start, sequence: int) -> bytes:
+    """A start as the runner reads it."""
+    call = (start.window.address, start.window.size, start.program_address, start.count, start.status_address, sequence)
+    return struct.pack("<7Q", *call, len(start.code)) + start.code
+
+
+def expect(memory: DeviceMemory, controller: Controller, image: np.ndarray, start: Start, sequence: int) -> bytes:
+    """What the runner must answer: error, its index, fingerprint, and all of the memory."""
+    memory.bytes[:] = image
+    if start.code:
+        memory.view(start.program_address, len(start.code))[:] = np.frombuffer(start.code, np.uint8)
+    status = controller.run(start.window, start.program_address, start.count, start.status_address, sequence)
+    return struct.pack("<3I", status.error, status.error_index, CONFIG.fingerprint) + memory.bytes.tobytes()
+
+
+def fuzz(folder: Path, seed: int, starts: int) -> Counter[ErrorCode]:
+    """Runs random starts and compares each answer; returns how often each error code came."""
+    mutator = Mutator(CONFIG, seed)
+    image = np.frombuffer(mutator.image(), np.uint8)
+    drawn = [mutator.start() for _ in range(starts)]
+    request = folder / "request.bin"
+    answer = folder / "answer.bin"
+    head = struct.pack("<2Q", DEFAULT_BASE, MEMORY_BYTES) + image.tobytes()
+    request.write_bytes(head + b"".join(record(start, index) for index, start in enumerate(drawn)))
+    environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    with request.open("rb") as source, answer.open("wb") as sink:
+        done = subprocess.run(
+            [build_sanitized(CONFIG)], stdin=source, stdout=sink, stderr=subprocess.PIPE, env=environment, timeout=800
+        )
+    report = done.stderr.decode(errors="replace")
+    assert done.returncode == 0 and not report, f"seed {seed}: the sanitizers report\n{report[:4000]}"
+
+    memory = DeviceMemory(MEMORY_BYTES)
+    controller = Controller(CONFIG, memory)
+    seen: Counter[ErrorCode] = Counter()
+    with answer.open("rb") as answers:
+        for index, start in enumerate(drawn):
+            expected = expect(memory, controller, image, start, index)
+            got = answers.read(len(expected))
+            assert got == expected, f"seed {seed}, start {index}: {explain(expected, got)}\n{start}"
+            seen[ErrorCode(struct.unpack_from("<I", expected)[0])] += 1
+        assert answers.read() == b""
+    return seen
+
+
+def explain(expected: bytes, got: bytes) -> str:
+    """Where two answers differ."""
+    if len(got) < len(expected):
+        return "no answer"
+    if got[:12] != expected[:12]:
+        return f"error, index and fingerprint are {struct.unpack_from('<3I', got)}, not {struct.unpack_from('<3I', expected)}"
+    different = [index for index, (x, y) in enumerate(zip(expected[12:], got[12:], strict=True)) if x != y]
+    return f"{len(different)} bytes of memory differ, the first at {DEFAULT_BASE + different[0]:#x}"
+
+
+def test_random_and_mutated_instructions(tmp_path: Path) -> None:
+    seen = fuzz(tmp_path, seed=1, starts=3000)
+    assert set(seen) == set(ErrorCode), f"the draw misses {set(ErrorCode) - set(seen)}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_a_hundred_thousand_instructions(tmp_path: Path, seed: int) -> None:
+    # About two and a half instructions in each start, and ten seeds.
+    seen = fuzz(tmp_path, seed, starts=5000)
+    assert sum(seen.values()) == 5000
