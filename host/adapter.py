@@ -64,7 +64,7 @@ def save_adapter(unet: nn.Module, folder: Path, settings: TrainSettings) -> Path
         UserError: if every `up` factor is zero: the adapter would do nothing.
     """
     tensors = adapter_tensors(unet)
-    if not any(tensor.any() for name, tensor in tensors.items() if ".lora_B." in name):
+    if not any(tensor.any() for name, tensor in tensors.items() if ".lora.up." in name):
         raise UserError("the adapter is still all zero after training: raise --learning-rate or --steps")
     path = folder / ADAPTER_FILE
     write_atomically(path, save(tensors, metadata=_header(unet, settings)))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
+from .sprite_sampling import quiet_libraries
 
 SUPPORTED = "StableDiffusionPipeline"
 
@@ -69,6 +70,7 @@ def load_parts(folder: Path) -> PipelineParts:
         )
     from diffusers import DDPMScheduler, StableDiffusionPipeline
 
+    quiet_libraries()
     try:
         pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
     except Exception as error:  # diffusers raises many kinds; each is a folder that cannot be used
