@@ -41,12 +41,12 @@ class ProjectFiles:
 
     Attributes:
         sources: files of the design that are compiled (headers are found through `includes`).
-        testbench: files of the testbench, data files among them.
+        testbench: files of the testbench, its data among them.
         includes: folders with headers.
     """
 
     sources: tuple[str, ...] = (f"src/{TOP}.cpp",)
-    testbench: tuple[str, ...] = ("tb/testbench.cpp", "tb/golden.bin")
+    testbench: tuple[str, ...] = ("tb/testbench.cpp", "tb/golden.hpp")
     includes: tuple[str, ...] = ("src",)
 
 

@@ -13,6 +13,7 @@ import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from systolora.bitstreams.manifest import (
     MANIFEST,
@@ -29,10 +30,14 @@ from systolora.hls.budget import require_fit
 from systolora.hls.config import BOARDS, ArrayConfig, ConfigError
 from systolora.hls.design import DESIGN, KERNEL_VLNV, MEMORY_PORTS, SLAVES
 from systolora.hls.handoff import render_handoff
-from systolora.hls.regmap import compare_maps, parse_header, predict_map, render_json
+from systolora.hls.regmap import TOP, compare_maps, parse_header, predict_map, render_json
 
 _REGISTERS = "registers.json"
 _HANDOFF = f"{DESIGN}.hwh"
+_HEADER = f"x{TOP}_hw.h"
+_BUILD = "build.json"
+_UTILIZATION = "reports/utilization.rpt"
+_BUILT_FILES = (f"{DESIGN}.bit", _HANDOFF)
 _USED = {"lut": "CLB LUTs", "ff": "CLB Registers", "dsp": "DSPs", "bram36": "Block RAM Tile", "uram": "URAM"}
 
 
@@ -111,28 +116,45 @@ def _is_built(folder: Path) -> bool:
         return False
 
 
-def record_build(
-    config: ArrayConfig, results: Path, target: Path, hls_version: str, header: Path | None = None
-) -> Manifest:
+def record_build(config: ArrayConfig, results: Path, target: Path) -> Manifest:
     """Takes what vivado/build.tcl left in `results` over into the folder `target` and writes its manifest.
 
     Args:
         config: what was built.
-        results: with systolora.bit, systolora.hwh, build.json and reports/utilization.rpt.
+        results: with systolora.bit, systolora.hwh, xsystolora_top_hw.h, build.json and reports/utilization.rpt.
         target: the folder; made if needed.
-        hls_version: of Vitis HLS, as it names itself.
-        header: the tool's `xsystolora_top_hw.h`; its register map must be the predicted one.
 
     Raises:
         BuildError: if a file is missing, the fingerprint or the register map is another, or timing was not met.
         ConfigError: if the configuration names no board or does not fit it.
     """
     texts = render_folder(config)
-    names = (f"{DESIGN}.bit", _HANDOFF, "build.json", "reports/utilization.rpt")
-    missing = [name for name in names if not (results / name).is_file()]
+    missing = [name for name in (*_BUILT_FILES, _HEADER, _BUILD, _UTILIZATION) if not (results / name).is_file()]
     if missing:
         raise BuildError(f"{results}: no {', '.join(missing)}; run ./build.sh all in the generated project first")
-    build = json.loads((results / "build.json").read_text(encoding="utf-8"))
+    build = json.loads((results / _BUILD).read_text(encoding="utf-8"))
+    header = (results / _HEADER).read_text(encoding="utf-8")
+    _require_same(config, results, build, header)
+    built = parse_utilization((results / _UTILIZATION).read_text(encoding="utf-8"))
+    target.mkdir(parents=True, exist_ok=True)
+    if results.resolve() != target.resolve():
+        for name in _BUILT_FILES:
+            shutil.copyfile(results / name, target / name)
+    (target / _REGISTERS).write_text(texts[_REGISTERS], encoding="utf-8", newline="\n")
+    files = [target / name for name in (*_BUILT_FILES, _REGISTERS)]
+    manifest = replace(
+        _emulated(config, tuple(FileEntry(file.name, digest(file), file.stat().st_size) for file in files)),
+        kind="built",
+        tools={"vitis_hls": _hls_version(header), "vivado": str(build["vivado"])},
+        built=built,
+        worst_slack_ns=float(build["wns_ns"]),
+    )
+    (target / MANIFEST).write_text(render_manifest(manifest), encoding="utf-8", newline="\n")
+    return load_manifest(target)
+
+
+def _require_same(config: ArrayConfig, results: Path, build: dict[str, Any], header: str) -> None:
+    """Raises BuildError if what was built is not what the configuration describes, or did not meet timing."""
     if build["fingerprint"] != config.fingerprint_text:
         raise BuildError(
             f"{results}: built for fingerprint {build['fingerprint']}, the configuration has {config.fingerprint_text}; "
@@ -140,34 +162,15 @@ def record_build(
         )
     if build["wns_ns"] < 0:
         raise BuildError(f"{results}: timing was not met, worst slack {build['wns_ns']} ns")
-    if header is not None:
-        differences = compare_maps(predict_map(), parse_header(header.read_text(encoding="utf-8")))
-        if differences:
-            raise BuildError(f"{header}: the tool's register map differs: {'; '.join(differences)}")
-    target.mkdir(parents=True, exist_ok=True)
-    if results.resolve() != target.resolve():
-        for name in (f"{DESIGN}.bit", _HANDOFF):
-            shutil.copyfile(results / name, target / name)
-    (target / _REGISTERS).write_text(texts[_REGISTERS], encoding="utf-8", newline="\n")
-    return _write_built(config, build, hls_version, target, (results / names[-1]).read_text(encoding="utf-8"))
+    differences = compare_maps(predict_map(), parse_header(header))
+    if differences:
+        raise BuildError(f"{results / _HEADER}: the tool's register map is not the driver's: {'; '.join(differences)}")
 
 
-def _write_built(
-    config: ArrayConfig, build: dict[str, object], hls_version: str, target: Path, report: str
-) -> Manifest:
-    files = [target / name for name in (f"{DESIGN}.bit", _HANDOFF, _REGISTERS)]
-    entries = tuple(FileEntry(file.name, digest(file), file.stat().st_size) for file in files)
-    slack = build["wns_ns"]
-    assert isinstance(slack, int | float), "it was compared with 0"
-    manifest = replace(
-        _emulated(config, entries),
-        kind="built",
-        tools={"vitis_hls": hls_version, "vivado": str(build["vivado"])},
-        built=parse_utilization(report),
-        worst_slack_ns=float(slack),
-    )
-    (target / MANIFEST).write_text(render_manifest(manifest), encoding="utf-8", newline="\n")
-    return load_manifest(target)
+def _hls_version(header: str) -> str:
+    """From the first lines of the tool's header: "Vitis HLS - ... v2024.1 (64-bit)"."""
+    found = re.search(r"Vitis HLS.*?v(20\d\d\.\d+)", header)
+    return found.group(1) if found else "unknown"
 
 
 def parse_utilization(text: str) -> dict[str, int]:

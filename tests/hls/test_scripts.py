@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from systolora.hls.scripts import ProjectFiles, missing_scripts, render_scripts
 
 RECORDER = Path(__file__).with_name("vendor_recorder.tcl")
 MET = "| Design Timing Summary\n\nAll user specified timing constraints are met.\n"
-FILES = ProjectFiles(sources=("src/top.cpp", "src/second.cpp"), testbench=("tb/testbench.cpp", "tb/golden.bin"))
+FILES = ProjectFiles(sources=("src/top.cpp", "src/second.cpp"), testbench=("tb/testbench.cpp", "tb/golden.hpp"))
 
 needs_tclsh = pytest.mark.skipif(shutil.which("tclsh") is None, reason="tclsh is not installed (apt install tcl)")
 
@@ -28,7 +29,9 @@ def make_project(folder: Path, config: ArrayConfig) -> Path:
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    for path in (*FILES.sources, *FILES.testbench, "systolora_hls/solution/impl/ip/component.xml"):
+    core = "systolora_hls/solution/impl/ip"
+    left = (f"{core}/component.xml", f"{core}/drivers/systolora_top_v1_0/src/xsystolora_top_hw.h")
+    for path in (*FILES.sources, *FILES.testbench, *left, "systolora_hls/solution/syn/report/csynth.xml"):
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
@@ -153,6 +156,10 @@ def test_block_design(tmp_path: Path, name: str) -> None:
     assert any("0x53595354" in text for text in constants)
     assert (project / f"bitstreams/{name}/systolora.bit").read_text() == "bits\n"
     assert (project / f"bitstreams/{name}/systolora.hwh").read_text() == "handoff\n"
+    assert (project / f"bitstreams/{name}/xsystolora_top_hw.h").exists()
+    assert (project / f"bitstreams/{name}/reports/csynth.xml").exists()
+    build = json.loads((project / f"bitstreams/{name}/build.json").read_text())
+    assert build == {"vivado": "2024.1", "fingerprint": config.fingerprint_text, "wns_ns": -0.25}
     assert "validate_bd_design" in [call[0] for call in calls]
 
 
@@ -264,9 +271,10 @@ def test_headers_say_what_was_not_run(name: str) -> None:
 
 def test_default_files_are_those_that_the_generator_writes() -> None:
     files = ProjectFiles()
-    written = {*render_project(board_config("kv260")), GOLDEN_FILE}
+    rendered = set(render_project(board_config("kv260")))
+    written = {*rendered, GOLDEN_FILE}
     assert {*files.sources, *files.testbench} <= written
-    assert {folder.split("/")[0] for folder in written if folder.endswith(".hpp")} == set(files.includes)
+    assert {path.split("/")[0] for path in rendered if path.endswith(".hpp")} == set(files.includes)
     assert not set(render_scripts(board_config("kv260"))) & written
 
 

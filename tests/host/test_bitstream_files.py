@@ -28,6 +28,7 @@ UTILIZATION = """
 | URAM           |   48 |     0 |          0 |        64 | 75.00 |
 | DSPs           |  612 |     0 |          0 |      1248 | 49.04 |
 """
+HEADER = "// Vitis HLS - High-Level Synthesis from C, C++ and OpenCL v2023.2 (64-bit)\n" + render_header(predict_map())
 
 
 def make_results(folder: Path, config: ArrayConfig, **changes: object) -> Path:
@@ -36,6 +37,7 @@ def make_results(folder: Path, config: ArrayConfig, **changes: object) -> Path:
     (folder / "systolora.hwh").write_text("handoff")
     build = {"vivado": "2024.1", "fingerprint": config.fingerprint_text, "wns_ns": 0.12} | changes
     (folder / "build.json").write_text(json.dumps(build))
+    (folder / "xsystolora_top_hw.h").write_text(HEADER)
     (folder / "reports/utilization.rpt").write_text(UTILIZATION)
     return folder
 
@@ -74,11 +76,9 @@ def test_a_folder_is_for_a_board() -> None:
 
 def test_build_is_recorded(tmp_path: Path) -> None:
     config = board_config("kv260")
-    header = tmp_path / "x_hw.h"
-    header.write_text(render_header(predict_map()))
-    manifest = record_build(config, make_results(tmp_path / "out", config), tmp_path / "kv260", "2024.1", header)
+    manifest = record_build(config, make_results(tmp_path / "out", config), tmp_path / "kv260")
     assert manifest.kind == "built"
-    assert manifest.tools == {"vitis_hls": "2024.1", "vivado": "2024.1"}
+    assert manifest.tools == {"vitis_hls": "2023.2", "vivado": "2024.1"}
     assert manifest.built == {"lut": 80123, "ff": 98765, "dsp": 612, "bram36": 10, "uram": 48}
     assert manifest.worst_slack_ns == 0.12
     assert verify(tmp_path / "kv260") == []
@@ -87,7 +87,7 @@ def test_build_is_recorded(tmp_path: Path) -> None:
 
 def test_update_leaves_a_built_folder_alone(tmp_path: Path) -> None:
     config = board_config("kv260")
-    record_build(config, make_results(tmp_path / "out", config), tmp_path / "root/kv260", "2024.1")
+    record_build(config, make_results(tmp_path / "out", config), tmp_path / "root/kv260")
     update_folders(tmp_path / "root")
     assert load_manifest(tmp_path / "root/kv260").kind == "built"
     assert verify(tmp_path / "root/kv260") == []
@@ -103,7 +103,7 @@ def test_update_leaves_a_built_folder_alone(tmp_path: Path) -> None:
 def test_builds_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     config = board_config("kv260")
     with pytest.raises(BuildError, match=message):
-        record_build(config, make_results(tmp_path / "out", config, **changes), tmp_path / "kv260", "2024.1")
+        record_build(config, make_results(tmp_path / "out", config, **changes), tmp_path / "kv260")
     assert not (tmp_path / "kv260").exists()
 
 
@@ -112,15 +112,15 @@ def test_missing_results_are_named(tmp_path: Path) -> None:
     results = make_results(tmp_path / "out", config)
     (results / "systolora.bit").unlink()
     with pytest.raises(BuildError, match="no systolora.bit; run ./build.sh all"):
-        record_build(config, results, tmp_path / "kv260", "2024.1")
+        record_build(config, results, tmp_path / "kv260")
 
 
 def test_other_register_map_is_refused(tmp_path: Path) -> None:
     config = board_config("kv260")
-    header = tmp_path / "x_hw.h"
-    header.write_text(render_header(predict_map()).replace("0x78", "0x7c"))
+    results = make_results(tmp_path / "out", config)
+    (results / "xsystolora_top_hw.h").write_text(HEADER.replace("0x78", "0x7c"))
     with pytest.raises(BuildError, match="argument sequence: predicted 32 bits at 0x78, the tool has 32 bits at 0x7c"):
-        record_build(config, make_results(tmp_path / "out", config), tmp_path / "kv260", "2024.1", header)
+        record_build(config, results, tmp_path / "kv260")
 
 
 def test_utilization_without_a_row_is_refused() -> None:
