@@ -107,18 +107,20 @@ class _Translator:
         for variable in node.children:
             if variable.kind != "VAR_DECL":
                 raise located(variable, f"a declaration of kind {variable.kind} is not supported")
+            values = [child for child in variable.children if child.kind != "TYPE_REF"]
             if variable.cursor.storage_class.name == "STATIC":
+                if any(child.kind == "INIT_LIST_EXPR" or is_integer(variable) for child in values):
+                    raise located(variable, "a static variable starts at zero; an initial value is not supported")
+                if variable.name in self.sources:
+                    raise located(variable, f"{variable.name} is the name of a parameter or of another static variable")
+                self.sources[variable.name] = "register"
                 self.scope[symbol(variable.cursor)] = _Place(variable.name)
-                if self.sources.setdefault(variable.name, "register") != "register":
-                    raise located(variable, f"the static variable {variable.name} has the name of a parameter")
                 continue
             # A new variable each time, so that nothing is left of the last iteration or call.
             self.variables += 1
             place = self.scope[symbol(variable.cursor)] = _Place(f"{variable.name}:{self.variables}")
-            if is_integer(variable):
-                values = [child for child in variable.children if child.kind != "TYPE_REF"]
-                if values:
-                    self._store(place, self.value(values[-1]), integer_type(variable))
+            if is_integer(variable) and values:
+                self._store(place, self.value(values[-1]), integer_type(variable))
 
     def _assign(self, node: Node) -> None:
         target, value = node.children
@@ -240,6 +242,9 @@ class _Translator:
             index = self.value(node.children[1]).constant
             if index is None:
                 raise located(node, "the index is not constant")
+            size = node.children[0].bare().type.element_count
+            if not 0 <= index < size:
+                raise located(node, f"index {index} is outside of an array of {size}")
             return self.place(node.children[0]).inner((index,))
         raise located(node, f"{node.kind} {node.name} is not a variable of this function")
 

@@ -186,6 +186,13 @@ def test_every_operation_means_in_verilog_what_it_means_in_cpp(tmp_path, runtime
         ("bottom.lane[0] = input.lane[0] / input.lane[1];", "right operand of / must be a constant"),
         ("bottom.lane[0] = input.lane[0] ^ 5;", r"operator \^ is not supported"),
         ("float x = 1; bottom.lane[0] = int(x);", "float"),
+        ("bottom.lane[kCols] = 0;", "index 4 is outside of an array of 4"),
+        ("static int x = 5; bottom.lane[0] = x++;", "initial value is not supported"),
+        ("static int x[2] = {1, 2}; bottom.lane[0] = x[0];", "initial value is not supported"),
+        (
+            "{ static int x; x = 1; } { static int x; bottom.lane[0] = x; }",
+            "x is the name of .* another static variable",
+        ),
         ("while (input.lane[0]) { }", "WHILE_STMT is not supported"),
         ("bottom.lane[0] = missing;", "undeclared identifier"),
     ],
