@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from systolora.hls.config import ConfigError
 
+from .cli_hardware import add_commands as add_hardware_commands
 from .cli_options import options_from
 from .errors import UserError
 from .settings import TrainSettings, load_settings_file, merge_settings
@@ -74,6 +75,9 @@ def doctor(json: Json = False) -> None:
         print(jsonlib.dumps([finding.as_dict() for finding in findings]))
     if any(finding.needed and not finding.good for finding in findings):
         raise typer.Exit(1)
+
+
+add_hardware_commands(app)
 
 
 def main() -> None:

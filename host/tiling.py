@@ -68,6 +68,7 @@ def choose_tiling(
     transpose_b: bool = False,
     result: Result = Result.FLOAT32,
     accumulate: bool = False,
+    dataflow: Dataflow | None = None,
 ) -> Tiling:
     """The cheapest legal tiling of C[m, n] = A[m, k] B[k, n] among some hundred candidates.
 
@@ -78,10 +79,12 @@ def choose_tiling(
         m, n, k: each at least 1 and within the instruction's limits.
         transpose_a, transpose_b: A is stored as [k, m], B as [n, k]; this changes how many bus words a tile takes.
         result, accumulate: as in the instruction; they change what is stored and loaded again.
+        dataflow: the only one to consider; by default the cheaper one is chosen.
     """
     bus = config.bus_bytes
     sizes = [_tile_sizes(m, bus, config.rows), _tile_sizes(n, bus, config.cols), _tile_sizes(k, bus, config.rows)]
-    rows = list(product(Dataflow, LoopOrder, *sizes))
+    flows = list(Dataflow) if dataflow is None else [dataflow]
+    rows = list(product(flows, LoopOrder, *sizes))
     columns = _Candidates(*(np.array(column, np.int64) for column in zip(*rows, strict=True)))
     legal = columns.where(_fits(config, columns))
     traffic = _Traffic(config, legal, (m, n, k), transpose_a, transpose_b, result, accumulate)
