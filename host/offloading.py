@@ -18,7 +18,7 @@ from .offload_report import OffloadReport, sum_by_kind
 from .peft_layers import OffloadedLoraLinear, swap, swap_back
 from .quantization import QuantizationConfig
 from .session import Session
-from .targets import TARGETS, OffloadError, Selection, is_adapted, linear_layers, select
+from .targets import TARGETS, OffloadError, Selection, check, is_adapted, linear_layers, select
 
 
 class OffloadHandle:
@@ -140,13 +140,13 @@ def offload(
             Layers with a peft adapter run it on the device; those without run their frozen weight there.
         device: an open device, the name of a backend for `open_device`, or None for the emulator.
         quantization: what runs in INT8 and how; by default everything, one scale per weight.
-        rank, alpha: with `rank`, a model that has no adapter gets one (scaling alpha / rank; alpha = rank by default) on
-            the attention layers among the targets; a model that has one keeps it.
+        rank, alpha: with `rank`, a model that has no adapter is frozen and gets one (scaling alpha / rank; alpha = rank by
+            default) on the attention layers among the targets; a model that has one keeps it.
 
     Raises:
         OffloadError: for a wrong model, an unknown target, no matching layer, or a rank below 1.
     """
-    select(model, targets)
+    check(model, targets)
     if rank is not None:
         _add_adapter(model, targets, rank, alpha)
     selection = select(model, targets)

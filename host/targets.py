@@ -41,14 +41,7 @@ def select(model: nn.Module, targets: str) -> Selection:
     Raises:
         OffloadError: for a model that is no torch module or is offloaded already, an unknown target, or no matching layer.
     """
-    if not isinstance(model, nn.Module):
-        raise OffloadError(
-            f"offload takes a torch module such as pipeline.unet or pipeline.transformer, not a {type(model).__name__}"
-        )
-    if targets not in TARGETS:
-        raise OffloadError(f"targets = {targets!r}: allowed are {', '.join(TARGETS)}")
-    if any(isinstance(module, (OffloadedLoraLinear, OffloadedLinear)) for module in model.modules()):
-        raise OffloadError("this model is offloaded already; call undo() on its handle first")
+    check(model, targets)
     chosen: list[tuple[str, nn.Module]] = []
     skipped: list[tuple[str, str]] = []
     for name, module in linear_layers(model):
@@ -67,6 +60,18 @@ def select(model: nn.Module, targets: str) -> Selection:
         hint = f"targets that match: {', '.join(others)}" if others else "it has no Linear layer"
         raise OffloadError(f"no layer of this {type(model).__name__} matches targets {targets!r} ({hint}){why}")
     return Selection(tuple(chosen), tuple(skipped))
+
+
+def check(model: nn.Module, targets: str) -> None:
+    """Raises OffloadError for a model that is no torch module or is offloaded already, or an unknown target."""
+    if not isinstance(model, nn.Module):
+        raise OffloadError(
+            f"offload takes a torch module such as pipeline.unet or pipeline.transformer, not a {type(model).__name__}"
+        )
+    if targets not in TARGETS:
+        raise OffloadError(f"targets = {targets!r}: allowed are {', '.join(TARGETS)}")
+    if any(isinstance(module, (OffloadedLoraLinear, OffloadedLinear)) for module in model.modules()):
+        raise OffloadError("this model is offloaded already; call undo() on its handle first")
 
 
 def linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
