@@ -135,22 +135,16 @@ def boards(json: Json = False) -> None:
     if json:
         print(jsonlib.dumps(rows))
         return
-    table = Table("board", "part", "preset", "MHz", "DSP", "LUT", "FF", "BRAM36", "URAM", "largest", box=None)
+    table = Table("board", "part", "preset", "MHz", "DSP", "LUT", "FF", "BRAM", "URAM", "largest", box=None)
     for row in rows:
         preset, largest = row["preset"], row["largest"]
-        use = [
-            f"{preset['estimate'][name]:,}/{row['budget'][name]:,}" for name in ("dsp", "lut", "ff", "bram36", "uram")
-        ]
+        use = [f"{preset['shares'][name]:.0%}" for name in ("dsp", "lut", "ff", "bram36", "uram")]
+        size = f"{preset['rows']} x {preset['cols']}"
         table.add_row(
-            row["name"],
-            row["part"],
-            f"{preset['rows']} x {preset['cols']}",
-            f"{preset['clock_mhz']:g}",
-            *use,
-            f"{largest['rows']} x {largest['cols']}",
+            row["name"], row["part"], size, f"{preset['clock_mhz']:.1f}", *use, f"{largest['rows']} x {largest['cols']}"
         )
     Console().print(table)
-    print("Estimates before any tool has run, not measurements; formulas and sources in hls/resources.py.")
+    print("Estimated use of the preset, before any tool has run; numbers with --json, formulas in hls/resources.py.")
 
 
 bitstream = typer.Typer(help="List, verify, fetch and build bitstreams.", no_args_is_help=True)

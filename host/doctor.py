@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 TRAIN_PACKAGES = (
@@ -143,8 +144,8 @@ def print_findings(findings: list[Finding], console: Console) -> None:
     table = Table("", "what", "seen", box=None, pad_edge=False)
     for finding in findings:
         mark = "[green]ok[/]" if finding.good else ("[red]no[/]" if finding.needed else "[yellow]--[/]")
-        table.add_row(mark, finding.name, finding.seen)
+        table.add_row(mark, finding.name, escape(finding.seen))
     console.print(table)
     for finding in findings:
         if not finding.good and finding.remedy:
-            console.print(f"{finding.name}: {finding.remedy}")
+            console.print(f"{finding.name}: {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
