@@ -24,7 +24,7 @@ from .resources import estimate
 TESTBENCH_BYTES = 1 << 17
 """Device memory of the testbench, and what each memory port sees in C/RTL co-simulation."""
 
-GOLDEN_FILE = "tb/golden.bin"
+GOLDEN_FILE = "tb/golden.hpp"
 """Where the testbench's data lie in a project; `systolora.sim.golden` makes them."""
 
 LINE_WORDS = 32

@@ -28,6 +28,8 @@ _BASE = ("-std=c++14", "-ffp-contract=off", *WARNINGS)
 # Hidden, because the registers of the array are static variables of inline functions: visible ones would be shared by all
 # libraries of a process, of whatever configuration.
 _LIBRARY = (*_BASE, "-O3", "-march=native", "-fPIC", "-shared", "-fvisibility=hidden")
+# An ap_int tidies its unused bits before it has a value; the compiler sees that once it is inlined.
+_AP_QUIET = ("-Wno-uninitialized", "-Wno-maybe-uninitialized")
 _SANITIZED = (*_BASE, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -56,7 +58,9 @@ def build_library(config: ArrayConfig, *, native: bool = True, ap_headers: Path 
         CsimBuildError: if there is no g++ or no ap_int.h, or the sources do not compile.
     """
     sources = render_sources(config) | {"src/csim.cpp": _amalgam("csim_entry.cpp")}
-    types = ("-DSYSTOLORA_NATIVE",) if native else ("-isystem", str(ap_headers or find_ap_headers()))
+    types: tuple[str, ...] = ("-DSYSTOLORA_NATIVE",)
+    if not native:
+        types = ("-isystem", str(ap_headers or find_ap_headers()), *_AP_QUIET)
     return compile_cached(Build(sources, "src/csim.cpp", (*_LIBRARY, *types), ".so"))
 
 
@@ -66,11 +70,13 @@ def build_sanitized(config: ArrayConfig) -> Path:
     Raises:
         CsimBuildError: as `build_library`.
     """
-    sources = render_sources(config) | {
-        "src/csim_entry.cpp": _kernel("csim_entry.cpp"),
-        "src/csim.cpp": _amalgam("csim_runner.cpp"),
-    }
-    return compile_cached(Build(sources, "src/csim.cpp", (*_SANITIZED, "-DSYSTOLORA_NATIVE"), ""))
+    return compile_cached(sanitized(render_sources(config)))
+
+
+def sanitized(sources: dict[str, str]) -> Build:
+    """How the program of `build_sanitized` is made of an accelerator's sources."""
+    harness = {"src/csim_entry.cpp": _kernel("csim_entry.cpp"), "src/csim.cpp": _amalgam("csim_runner.cpp")}
+    return Build(sources | harness, "src/csim.cpp", (*_SANITIZED, "-DSYSTOLORA_NATIVE"), "")
 
 
 def find_ap_headers() -> Path:

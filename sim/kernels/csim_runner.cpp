@@ -1,10 +1,10 @@
 // Runs programs one after the other on a fresh copy of one memory image: made for sanitizers, which cannot be loaded into Python.
 //
-// Standard input: CsimImage, its bytes, then any number of records, each a CsimCall and instruction_count * 128 bytes of program
-// (left out if `placed` is 0). Standard output, per record: CsimResult, then the bytes of the memory.
+// Standard input: CsimImage, its bytes, then any number of records, each a CsimRecord and the bytes of its program.
+// Standard output, per record: CsimResult, then the bytes of the memory.
 
+#include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <vector>
 
 #include "csim_entry.cpp"
@@ -16,7 +16,7 @@ struct CsimImage {
 
 struct CsimRecord {
     CsimCall call;
-    uint64_t placed;  // bytes of program that follow, at program_address
+    uint64_t placed;  // bytes of program that follow, for program_address
 };
 
 static bool read_all(void *target, size_t bytes)
@@ -36,10 +36,10 @@ int main()
     }
     CsimRecord record;
     while (read_all(&record, sizeof record)) {
-        // Allocated anew each time, and only what the window covers: a sanitizer sees a byte to either side.
+        // The window is a block of its own, made anew each time: a sanitizer sees a byte to either side of it.
         std::vector<uint8_t> memory(fresh);
-        uint8_t *place = memory.data() + (record.call.program_address - image.address);
-        if (!read_all(record.placed != 0 ? place : memory.data(), record.placed)) {
+        const uint64_t place = record.placed != 0 ? record.call.program_address - image.address : 0;
+        if (!read_all(memory.data() + place, record.placed)) {
             return 2;
         }
         const uint64_t offset = record.call.window_address - image.address;
@@ -47,7 +47,7 @@ int main()
         std::vector<uint8_t> window(memory.begin() + offset, memory.begin() + offset + size);
         CsimResult result;
         systolora_csim(window.data(), &record.call, &result);
-        std::memcpy(memory.data() + offset, window.data(), size);
+        std::copy(window.begin(), window.end(), memory.begin() + offset);
         std::fwrite(&result, sizeof result, 1, stdout);
         std::fwrite(memory.data(), memory.size(), 1, stdout);
     }

@@ -18,7 +18,27 @@ MEMORY_BYTES = 16 * 1024
 DATA = Region(DEFAULT_BASE + 4096, MEMORY_BYTES - 4096)
 """Where the operands of good instructions lie: behind program and status block."""
 
-_EDGES = [0, 1, 3, 4, 7, 8, 15, 16, 17, 63, 64, 255, 256, 1 << 15, 1 << 16, (1 << 24) - 1, 1 << 24, 1 << 31, (1 << 32) - 1]
+_EDGES = [
+    0,
+    1,
+    3,
+    4,
+    7,
+    8,
+    15,
+    16,
+    17,
+    63,
+    64,
+    255,
+    256,
+    1 << 15,
+    1 << 16,
+    (1 << 24) - 1,
+    1 << 24,
+    1 << 31,
+    (1 << 32) - 1,
+]
 _PLACES = [0, DEFAULT_BASE, DEFAULT_BASE + MEMORY_BYTES, (1 << 64) - 16, (1 << 64) - 1, 1 << 63, 1 << 32]
 
 
@@ -122,8 +142,8 @@ class Mutator:
 
     def _good_instructions(self) -> Iterator[bytes]:
         builder = ProgramBuilder(self.config, self.rng)
-        builder.limit = 12
-        for draw in range(80):
+        builder.limit = 40
+        for draw in range(120):
             builder.next = DATA.address
             builder.instructions.clear()
             if draw % 3:
