@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from systolora.hls.config import ArrayConfig
 
 from .board_buffers import BoardMemory, SlotPool
 from .board_cma import read_cma
+from .board_design import BoardDesign, find_design
 from .board_device import BoardDevice
 from .board_errors import BoardOpenError, Health
 from .board_handshake import check_clock, check_design, check_results, check_root, load_design
@@ -18,35 +20,100 @@ OLDEST_PYNQ = (3, 0, 1)
 _INSTALL = "pip install 'systolora[board]' (pynq 3.0.1 to 4.0, numpy below 2, setuptools up to 80)"
 
 
-def open_design(bitfile: Path, config: ArrayConfig, clock_mhz: float, device: Any, timing: Any = None) -> BoardDevice:
-    """Loads a bitstream onto a pynq device and checks it: design, registers, identity, clock, results.
+def open_board(
+    config: ArrayConfig | None = None,
+    *,
+    bitstream: str | Path | None = None,
+    board: str | None = None,
+    device: Any = None,
+    remote: str = "",
+    timing: Any = None,
+) -> BoardDevice:
+    """The board that this computer is, or one on the network, with a bitstream of this project loaded and checked.
 
     Args:
-        config: the accelerator that the bitstream should hold. clock_mhz: of its programmable logic.
-        device: a `pynq.Device`. timing: a `board_session.Timing`.
+        config: the accelerator that the bitstream must hold; None takes what its manifest says.
+        bitstream: a `.bit`, an `.xsa` or a folder with a manifest; None searches by the board's name.
+        board: preset name, where pynq does not know what board it runs on.
+        device: a `pynq.Device`; None takes pynq's active one.
+        remote: "host" or "host:port" of a board with PYNQ.remote.
+        timing: a `board_session.Timing`: how long things may take.
+
+    Raises:
+        BoardOpenError: for the first thing that does not fit, in one line that names both sides and the remedy.
+    """
+    require_pynq()
+    if remote:
+        return _open_remote(remote, config, bitstream, board, timing)
+    device = device if device is not None else _local_device()
+    check_root(device)
+    design = find_design(bitstream, board, device.name, config)
+    return open_design(design, device, timing)
+
+
+def _open_remote(
+    address: str, config: ArrayConfig | None, bitstream: str | Path | None, board: str | None, timing: Any
+) -> BoardDevice:
+    try:
+        from .board_remote import connect, renamed_design
+
+        device = connect(address)
+    except ImportError as error:
+        raise BoardOpenError("pynq", f"PYNQ.remote needs pynq 3.1 or later ({error}): {_INSTALL}") from error
+    except (RuntimeError, ValueError) as error:
+        raise BoardOpenError(
+            "connection",
+            f"no PYNQ.remote server answers at {address} ({error}): does the board run a remote image, is the port (7967) forwarded, "
+            "see docs/remote.md",
+        ) from error
+    design = find_design(bitstream, board, device.name, config)
+    folder = renamed_design(design.bitfile)
+    copied = next(Path(folder.name).glob(f"*{design.bitfile.suffix}"))
+    try:
+        opened = open_design(replace(design, bitfile=copied), device, timing)
+    except BaseException:
+        folder.cleanup()
+        raise
+    opened.on_close(folder.cleanup)
+    return opened
+
+
+def _local_device() -> Any:
+    import pynq
+
+    try:
+        return pynq.Device.active_device
+    except RuntimeError as error:
+        raise BoardOpenError(
+            "pynq",
+            f"pynq finds no board here ({error}): run this on the board, in its pynq environment (docs/board.md); or give the address "
+            "of a board, or --emulated-board kv260",
+        ) from error
+
+
+def open_design(design: BoardDesign, device: Any, timing: Any = None) -> BoardDevice:
+    """Loads a bitstream onto a pynq device and checks it: design, registers, identity, clock, results.
 
     Raises:
         BoardOpenError: for the first thing that does not fit, in one line.
     """
-    require_pynq()
     import pynq
 
     from .board_session import Session, Timing
 
-    check_root(device)
     owner = OwnerThread("systolora-board")
-    session = Session(device, bitfile, config, timing or Timing())
+    session = Session(device, design.bitfile, design.config, timing or Timing())
     try:
-        owner.call(load_design, session, bitfile)
-        owner.call(check_design, session, config)
-        owner.call(check_clock, clock_mhz)
+        owner.call(load_design, session, design.bitfile)
+        owner.call(check_design, session, design.config)
+        owner.call(check_clock, design.clock_mhz)
         owner.call(session.attach)
 
         def allocate(size: int) -> Any:
             return pynq.allocate((size,), "u1", target=device, cacheable=1)
 
         memory = BoardMemory(owner, SlotPool(allocate, lambda: read_cma(device)), Health(f"board {device.name}"))
-        board = BoardDevice(config, session, memory)
+        board = BoardDevice(design.config, session, memory)
     except BaseException:
         owner.call(session.release)
         owner.close()

@@ -9,7 +9,7 @@ class BoardOpenError(RuntimeError):
     """A board that cannot be used as it is.
 
     Attributes:
-        check: which check failed: "pynq", "root", "files", "manifest", "registers", "fingerprint", "clock" or "self-test".
+        check: which check failed: "pynq", "root", "connection", "files", "manifest", "registers", "fingerprint", "clock" or "self-test".
     """
 
     def __init__(self, check: str, text: str) -> None:

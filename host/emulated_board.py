@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from systolora.hls.boards import pl_clock
 from systolora.hls.config import ArrayConfig
 from systolora.hls.design import DESIGN, IDENTITY, IDENTITY_MAGIC, INTERRUPT_CONTROLLER, KERNEL
 from systolora.hls.handoff import render_handoff
@@ -148,11 +147,6 @@ def _bit_header(config: ArrayConfig) -> bytes:
         text(b"a", name) + text(b"b", config.part or "emulated") + text(b"c", "2000/01/01") + text(b"d", "00:00:00")
     )
     return magic + fields + b"e" + struct.pack(">I", len(payload)) + payload
-
-
-def emulated_clock_mhz(config: ArrayConfig) -> float:
-    """The clock that the emulated processor gives a design."""
-    return pl_clock(config).mhz
 
 
 def temporary_design(config: ArrayConfig) -> tempfile.TemporaryDirectory[str]:

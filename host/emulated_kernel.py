@@ -127,7 +127,7 @@ class EmulatedKernel:
                 self._stop()
             if value & START and not self._running:
                 self._running = True
-                self._done = self._faults.hits("stale_done")
+                self._done |= self._faults.hits("stale_done")
                 return True
         elif offset == GIER:
             self._global_enable = value & 1

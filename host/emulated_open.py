@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from systolora.hls.boards import pl_clock
 from systolora.hls.config import ArrayConfig, board_config
 from systolora.hls.design import DESIGN
 
 from .board import open_design, require_pynq
+from .board_design import BoardDesign
 from .board_device import BoardDevice
-from .emulated_board import BoardOptions, EmulatedBoard, emulated_clock_mhz, temporary_design
+from .emulated_board import BoardOptions, EmulatedBoard, temporary_design
 from .emulated_faults import Faults
 
 
@@ -38,9 +40,8 @@ def open_emulated_board(
     emulated = EmulatedBoard(config, options, faults)
     files = temporary_design(config)
     try:
-        device = open_design(
-            Path(files.name) / f"{DESIGN}.bit", config, emulated_clock_mhz(config), EmulatedDevice(emulated), timing
-        )
+        design = BoardDesign(Path(files.name) / f"{DESIGN}.bit", config, pl_clock(config).mhz)
+        device = open_design(design, EmulatedDevice(emulated), timing)
     except BaseException:
         emulated.close()
         files.cleanup()

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from systolora.board import open_design
-from systolora.board_errors import BoardOpenError
-from systolora.emulated_board import EmulatedBoard, emulated_clock_mhz, write_design
+from systolora.board_design import BoardDesign
+from systolora.board_errors import BoardLost, BoardOpenError
+from systolora.emulated_board import EmulatedBoard, write_design
 from systolora.emulated_faults import Faults
+from systolora.hls.boards import pl_clock
 from systolora.hls.config import ArrayConfig, board_config
 from systolora.hls.regmap import predict_map
 
@@ -24,7 +26,7 @@ def refuse(tmp_path: Path, config: ArrayConfig, edit: Callable[[str], str] = str
     bitfile = write_design(tmp_path, config, edit)
     changes.get("tamper", lambda path: None)(bitfile)
     try:
-        open_design(bitfile, config, emulated_clock_mhz(config), EmulatedDevice(board))
+        open_design(BoardDesign(bitfile, config, pl_clock(config).mhz), EmulatedDevice(board))
     finally:
         board.close()
 
@@ -77,8 +79,6 @@ def test_wrong_fingerprint_names_both(tmp_path: Path, config: ArrayConfig) -> No
 def test_core_that_reports_another_fingerprint_than_the_identity_register(
     open_board: Callable[..., Any], config: ArrayConfig
 ) -> None:
-    from systolora.board_errors import BoardLost
-
     faults = Faults()
     device = open_board(config, faults=faults)
     faults.fingerprint = 0xBAD0_CAFE
