@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .errors import UserError
+
 GEMM_KINDS: tuple[str, ...] = (
     "forward_base",
     "forward_down",
@@ -35,7 +37,7 @@ _CHOICES = {
 }
 
 
-class QuantizationError(ValueError):
+class QuantizationError(UserError):
     """A setting of `QuantizationConfig` that does not exist; the text lists those that do."""
 
 

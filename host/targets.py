@@ -9,6 +9,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
+from .errors import UserError
 from .peft_layers import OffloadedLinear, OffloadedLoraLinear, static_reason
 
 # Names of diffusers' U-Nets (attn2 is cross-attention) and joint-attention transformers (the text stream's add_k_proj, add_v_proj).
@@ -23,7 +24,7 @@ TARGETS: dict[str, re.Pattern[str]] = {"kv": _KEY_VALUE, "attention": _ATTENTION
 """Target to the names of its layers: cross-attention key and value (the CDM-QTA paper), all attention, every Linear."""
 
 
-class OffloadError(ValueError):
+class OffloadError(UserError):
     """A model or a target that cannot be offloaded; the text says what is allowed."""
 
 
