@@ -143,21 +143,39 @@ def test_one_scale_per_tensor_is_coarser_but_close(scales: str) -> None:
     assert not torch.equal(got["y"], problem.offloaded(make_layer())["y"]) or scales == "gradient_scales"
 
 
-def test_forward_bits_are_the_contract() -> None:
-    """y, from the reference's functions by the table in docs/arithmetic.md."""
+def quantized_gemm(a: np.ndarray, b: np.ndarray, **epilogue: object) -> np.ndarray:
+    """a [m, k] and b [k, n] quantized along m and n, multiplied; the table of docs/arithmetic.md in one line."""
+    qa, sa = reference.quantize(np.ascontiguousarray(a), Axis.ROW)
+    qb, sb = reference.quantize(np.ascontiguousarray(b), Axis.COLUMN)
+    return reference.epilogue(reference.gemm_int32(qa, qb), 1, scale_a=sa, scale_b=sb, **epilogue)
+
+
+@pytest.mark.parametrize("weight_scales", ["tensor", "channel"])
+def test_all_results_are_the_contracts_bits(weight_scales: str) -> None:
+    """The whole layer from the reference's functions alone."""
     problem = Problem()
-    x = problem.x.detach().reshape(-1, IN).numpy()
+    x, g = problem.x.detach().reshape(-1, IN).numpy(), problem.grad_y.reshape(-1, OUT).numpy()
+    weight, bias = problem.weight.numpy(), problem.bias.detach().numpy()
     down, up = problem.down.detach().numpy(), problem.up.detach().numpy()
+    per_channel = weight_scales == "channel"
     qx, sx = reference.quantize(x, Axis.ROW)
-    qw, sw = reference.quantize(problem.weight.numpy(), Axis.TENSOR)
-    qd, sd = reference.quantize(down, Axis.ROW)
-    qu, su = reference.quantize(up, Axis.ROW)
-    product, float32 = reference.gemm_int32, 1
-    h = reference.epilogue(product(qx, qd.T), float32, scale_a=sx, scale_b=sd)
-    y = reference.epilogue(product(qx, qw.T), float32, scale_a=sx, scale_b=sw, bias=problem.bias.detach().numpy())
-    qh, sh = reference.quantize(h, Axis.ROW)
-    y = reference.epilogue(product(qh, qu.T), float32, scale_a=sh, scale_b=su, alpha=SCALING, c=y)
-    assert np.array_equal(problem.forward(make_layer()).detach().reshape(-1, OUT).numpy(), y)
+    qw, sw = reference.quantize(weight, Axis.ROW if per_channel else Axis.TENSOR)
+    qg, sg = reference.quantize(g, Axis.ROW, column_factor=sw if per_channel else None)
+    y = reference.epilogue(reference.gemm_int32(qx, qw.T), 1, scale_a=sx, scale_b=sw, bias=bias)
+    h = quantized_gemm(x, down.T)
+    y = quantized_gemm(h, up.T, alpha=SCALING, c=y)
+    grad_h = quantized_gemm(g, up, alpha=SCALING)
+    product = reference.gemm_int32(qg, qw)
+    grad_x = reference.epilogue(product, 1, scale_a=sg, scale_b=None if per_channel else sw)
+    expected = {
+        "y": y,
+        "x": quantized_gemm(grad_h, down, c=grad_x),
+        "down": quantized_gemm(grad_h.T, x),
+        "up": quantized_gemm(g.T, h, alpha=SCALING),
+    }
+    got = problem.offloaded(make_layer(QuantizationConfig(weight_scales=weight_scales)))
+    for name, value in expected.items():
+        assert np.array_equal(got[name].numpy().reshape(value.shape), value), name
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3, 7)])
@@ -180,17 +198,18 @@ def test_zero_tokens() -> None:
     assert not layer.int8
 
 
-def test_bfloat16_in_and_out() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_types_in_and_out(dtype: torch.dtype) -> None:
     problem = Problem()
-    problem.x = problem.x.detach().bfloat16().requires_grad_()
+    problem.x = problem.x.detach().to(dtype).requires_grad_()
     problem.leaves["x"] = problem.x
     got = problem.offloaded(make_layer())
-    assert got["y"].dtype == got["x"].dtype == torch.bfloat16
+    assert got["y"].dtype == got["x"].dtype == dtype
     assert got["down"].dtype == torch.float32
     full = Problem()
     full.x = problem.x.detach().float().requires_grad_()
     full.leaves["x"] = full.x
-    assert torch.equal(full.forward(make_layer()).bfloat16(), got["y"]), "bfloat16 is uploaded as it is, exactly"
+    assert torch.equal(full.forward(make_layer()).to(dtype), got["y"]), "float32 inside, whatever the type outside"
 
 
 def test_autocast_gives_the_type_that_torch_gives() -> None:
