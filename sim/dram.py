@@ -1,0 +1,81 @@
+"""Device memory as the accelerator sees it: a shared bandwidth, a latency, bursts, and requests in flight.
+
+Four numbers describe it, and each has one consequence:
+
+* *bandwidth*, shared by all ports: moving b bytes takes at least `b * clock_mhz / (1000 * gbps)` clocks;
+* *latency*: a transfer begins that many clocks after its first request;
+* *burst length*: a row of w bus words is `ceil(w / burst_words)` requests. The processor's side of a Zynq UltraScale+ cuts every
+  burst to 16 beats (UG1085, "PL-PS Interface Specifics": the conversion to AXI3 in the AXI FIFO interface);
+* *requests in flight*: a request holds its slot from when it is made until its last word is there, `latency + words` clocks, so
+  r requests for w words need at least `(r * latency + w) / in_flight` clocks. With in_flight = 1 each row waits for the one before.
+
+A DDR4 chip moves 64 bytes at a time (burst of 8 on a 64-bit channel), so a row moves a multiple of that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from systolora.hls.config import ArrayConfig
+
+Ints = NDArray[np.int64]
+
+DDR4_ACCESS_BYTES = 64
+PS_BURST_WORDS = 16
+REQUESTS_IN_FLIGHT = 16
+"""What the ports ask for: `num_read_outstanding` of the m_axi interfaces."""
+
+READ_LATENCY_NS = 300.0
+"""From request to first word. An assumption, not a measurement: about the 64 clocks that the m_axi pragmas announce at 200 MHz."""
+
+
+@dataclass(frozen=True)
+class DramModel:
+    """Device memory behind the ports of one accelerator.
+
+    Attributes:
+        gbps: bandwidth that all ports share, in 10**9 bytes a second.
+        clock_mhz: clock in which times are given. bus_bytes: width of a port.
+        latency: clocks from a request to its first word.
+        burst_words, in_flight, access_bytes: see the module's text.
+    """
+
+    gbps: float
+    clock_mhz: float
+    bus_bytes: int
+    latency: int
+    burst_words: int = PS_BURST_WORDS
+    in_flight: int = REQUESTS_IN_FLIGHT
+    access_bytes: int = DDR4_ACCESS_BYTES
+
+    @classmethod
+    def of(
+        cls, config: ArrayConfig, latency_ns: float = READ_LATENCY_NS, in_flight: int = REQUESTS_IN_FLIGHT
+    ) -> DramModel:
+        """The memory of a configuration."""
+        latency = round(latency_ns * config.clock_mhz / 1000)
+        return cls(config.dram_gbps, config.clock_mhz, config.bus_bytes, latency, in_flight=in_flight)
+
+    @property
+    def bytes_per_clock(self) -> float:
+        """Bytes that device memory moves in one clock at best."""
+        return 1000 * self.gbps / self.clock_mhz
+
+    def shared_clocks(self, moved: Ints) -> Ints:
+        """Clocks in which device memory moves that many bytes, whatever the ports are."""
+        return np.ceil(moved / self.bytes_per_clock).astype(np.int64)
+
+    def moved_bytes(self, rows: Ints, row_words: Ints) -> Ints:
+        """Bytes that device memory moves for `rows` rows of `row_words` bus words."""
+        row_bytes = row_words * self.bus_bytes
+        return rows * (-(-row_bytes // self.access_bytes) * self.access_bytes)
+
+    def requests(self, rows: Ints, row_words: Ints) -> Ints:
+        """Bursts in which these rows are read or written."""
+        return rows * -(-row_words // self.burst_words)
+
+    def request_clocks(self, requests: Ints, words: Ints) -> Ints:
+        """Clocks below which the requests in flight do not let a transfer come; its first latency is not among them."""
+        return -(-(requests * self.latency + words) // self.in_flight)

@@ -1,0 +1,148 @@
+"""The tiling and dataflow of each GEMM, found with the performance model.
+
+Candidates are all combinations of dataflow, loop order and balanced tile sizes that the on-chip memories hold. A lower bound of their
+clocks is computed for all; the exact clocks for the few whose bound is lowest, and then for each whose bound is below the best found:
+so the answer is the best of all candidates, and only a few of them are evaluated exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import lcm
+
+import numpy as np
+from numpy.typing import NDArray
+from systolora.hls.config import ArrayConfig
+from systolora.hls.isa import Dataflow, Gemm, LoopOrder
+
+from .columns import GemmColumns, Ints, ceil_div
+from .performance import bound, gemm_cycles
+from .tile_times import Machine, TileTimes
+
+_THINNING = 0.7
+"""Tile sizes closer than this to a larger one are left out, but for the largest four."""
+
+_FIRST_LOOK = 6
+"""Candidates of each GEMM that are evaluated before the bounds are compared with the best of them."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The tile fields of a GEMM instruction; sizes in elements, at most the dimension itself."""
+
+    dataflow: Dataflow
+    loop_order: LoopOrder
+    tile_m: int
+    tile_n: int
+    tile_k: int
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Tilings of several GEMMs as columns; `owner` is the index of the GEMM."""
+
+    owner: Ints
+    columns: GemmColumns
+
+
+def best_tilings(
+    machine: Machine, ops: Sequence[Gemm], dataflows: Sequence[Dataflow] = tuple(Dataflow)
+) -> list[Tiling]:
+    """The tiling with the fewest clocks for each GEMM, of equals the one that moves least.
+
+    Args:
+        ops: GEMMs; their own tiles, dataflow and loop order do not matter.
+        dataflows: those to choose from.
+    """
+    if not ops:
+        return []
+    found = _candidates(machine.config, ops, dataflows)
+    cycles = _search(machine, found, len(ops))
+    traffic = _traffic(found.columns)
+    order = np.lexsort((traffic, cycles, found.owner))
+    chosen = order[np.searchsorted(found.owner[order], np.arange(len(ops)))]
+    c = found.columns
+    return [
+        Tiling(
+            Dataflow(int(c.dataflow[row])),
+            LoopOrder(int(c.loop_order[row])),
+            *(int(tile[row]) for tile in (c.tile_m, c.tile_n, c.tile_k)),
+        )
+        for row in chosen
+    ]
+
+
+def _search(machine: Machine, found: _Candidates, count: int) -> NDArray[np.float64]:
+    """Clocks of each candidate that may be the best of its GEMM; infinity for those that cannot be."""
+    bounds = bound(TileTimes(machine, found.columns))
+    cycles = np.full(len(bounds), np.inf)
+    best = np.full(count, np.inf)
+    order = np.lexsort((bounds, found.owner))
+    starts = np.searchsorted(found.owner[order], np.arange(count))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - starts[found.owner[order]]
+    look = rank < _FIRST_LOOK
+    while look.any():
+        cycles[look] = gemm_cycles(TileTimes(machine, found.columns.take(look)))
+        np.minimum.at(best, found.owner[look], cycles[look])
+        look = np.isinf(cycles) & (bounds < best[found.owner])
+    return cycles
+
+
+def _traffic(c: GemmColumns) -> Ints:
+    """Elements of A and B that are loaded: what decides between tilings that are equally fast."""
+    tiles_m, tiles_n = ceil_div(c.m, c.tile_m), ceil_div(c.n, c.tile_n)
+    one_k = c.tile_k >= c.k
+    passes_a = np.where(one_k & (c.m_outer | (tiles_m == 1)), 1, tiles_n)
+    passes_b = np.where(one_k & (~c.m_outer | (tiles_n == 1)), 1, tiles_m)
+    return c.k * (c.m * passes_a + c.n * passes_b)
+
+
+def _candidates(config: ArrayConfig, ops: Sequence[Gemm], dataflows: Sequence[Dataflow]) -> _Candidates:
+    """All legal candidates of all GEMMs, in the order of the GEMMs."""
+    shapes = GemmColumns.of(config, ops)
+    blocks = [_tilings(config, op.m, op.n, op.k, flow, index) for index, op in enumerate(ops) for flow in dataflows]
+    owner, *tilings = np.concatenate(blocks).T
+    return _Candidates(owner, shapes.take(owner).tiled(*tilings))
+
+
+def _tilings(config: ArrayConfig, m: int, n: int, k: int, dataflow: Dataflow, owner: int) -> Ints:
+    """Legal tilings of one GEMM: int64 [count, 6] of owner, dataflow, loop order, tile_m, tile_n, tile_k."""
+    stationary = dataflow == Dataflow.WEIGHT_STATIONARY
+    bus, rows, cols = config.bus_bytes, config.rows, config.cols
+    sizes_m = _tile_sizes(m, bus, 1 if stationary else rows, config.output_depth)
+    sizes_n = _tile_sizes(n, bus, cols, config.weight_depth * cols // min(k, bus))
+    sizes_k = _tile_sizes(k, bus, rows if stationary else 1, config.weight_depth)
+    tiles = np.array(list(product(sizes_m, sizes_n, sizes_k)), np.int64)
+    tile_m, tile_n, tile_k = tiles.T
+    across, along = (tile_m, tile_k) if stationary else (tile_k, tile_m)
+    columns = ceil_div(tile_n, cols)
+    legal = ceil_div(along, rows) * across <= config.input_depth
+    legal &= (columns * tile_k <= config.weight_depth) & (columns * tile_m <= config.output_depth)
+    tiles = tiles[legal]
+    # With one tile of m or n the two orders are the same.
+    both = (tiles[:, 0] < m) & (tiles[:, 1] < n)
+    orders = [(tiles, LoopOrder.M_OUTER), (tiles[both], LoopOrder.N_OUTER)]
+    heads = [np.tile(np.array([[owner, dataflow, order]], np.int64), (len(part), 1)) for part, order in orders]
+    return np.concatenate([np.hstack((head, part)) for head, (part, _) in zip(heads, orders, strict=True)])
+
+
+def _tile_sizes(length: int, bus: int, lanes: int, limit: int) -> list[int]:
+    """The dimension itself and balanced parts of it up to a limit, in multiples of the bus word and of the array's lanes.
+
+    One bus word is always among them: `ArrayConfig` guarantees that a tile of one bus word squared fits.
+    """
+    found = {length, min(length, bus)}
+    for unit in {bus, lcm(bus, lanes)}:
+        blocks = -(-length // unit)
+        kept: list[int] = []
+        pieces = max(1, -(-blocks * unit // max(unit, limit)))
+        while pieces <= blocks and (not kept or kept[-1] > 1):
+            size = -(-blocks // pieces)
+            if len(kept) < 4 or size <= _THINNING * kept[-1]:
+                kept.append(size)
+            pieces = max(pieces + 1, -(-blocks // size)) if size > 1 else blocks + 1
+        found.update(min(length, size * unit) for size in kept)
+    return sorted(size for size in found if size <= max(limit, bus))
