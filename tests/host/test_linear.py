@@ -404,12 +404,28 @@ def test_programs_are_the_same_bytes_again() -> None:
     assert len(codes) == 2, "one program forward, one backward"
 
 
-def test_a_small_odd_array_gives_the_same_bits() -> None:
-    config = ArrayConfig(rows=5, cols=7, input_bytes=2560, weight_bytes=3584, output_bytes=14336)
-    problem = Problem()
-    small = problem.offloaded(make_layer(config=config, tiled=True))
-    large = problem.offloaded(make_layer())
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        (ArrayConfig(rows=5, cols=7, input_bytes=2560, weight_bytes=3584, output_bytes=14336), 33),
+        # 256 scales are the most that one QUANTIZE makes here, so 300 tokens are quantized in two parts.
+        (ArrayConfig(rows=4, cols=4, input_bytes=512, weight_bytes=512, output_bytes=2048), 300),
+    ],
+)
+def test_a_small_odd_array_gives_the_same_bits(config: ArrayConfig, tokens: int) -> None:
+    problem = Problem((tokens,))
+    quantization = QuantizationConfig(gradient_rounding="stochastic", activation_rounding="stochastic")
+    small = problem.offloaded(make_layer(quantization, config=config, tiled=True))
+    large = problem.offloaded(make_layer(quantization))
     assert all(torch.equal(small[name], large[name]) for name in large)
+
+
+def test_inference_mode() -> None:
+    problem, layer = Problem(), make_layer()
+    expected = problem.forward(layer).detach()
+    with torch.inference_mode():
+        problem.weight = problem.weight.clone()
+        assert torch.equal(problem.forward(layer), expected)
 
 
 def test_undone_layers_and_copied_activations_say_so() -> None:
