@@ -61,7 +61,7 @@ def lockstep(rtl: Rtl, sources: Path, build: Path, clocks: int, runtime: Path | 
     folders = [f"-I{folder}" for folder in (sources, build, model, root / "include", root / "include" / "vltstd")]
     program = str(build / "lockstep")
     objects = _runtime_objects(root, runtime or build)
-    compiler = ["g++", "-std=c++17", "-O1", "-w", "-DSYSTOLORA_NATIVE", *folders]
+    compiler = ["g++", "-std=c++17", "-O0", "-w", "-DSYSTOLORA_NATIVE", *folders]
     _run([*compiler, str(build / "all.cpp"), *objects, "-pthread", "-o", program], environment)
     return int(_run([program, str(clocks), "1"], environment))
 
