@@ -61,7 +61,7 @@ dimensions = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(configs(), dimensions, dimensions, st.one_of(dimensions, st.just(MAX_K)), st.booleans(), st.booleans())
 def test_every_shape_is_legal_on_every_array(
     config: ArrayConfig, m: int, n: int, k: int, transpose_a: bool, transpose_b: bool
