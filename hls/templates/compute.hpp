@@ -1,7 +1,8 @@
 // Drives the array through one tile: which words enter in which clock, and where the sums go that leave it.
 //
-// Three counters run through the blocks of the tile side by side, each some clocks behind the last: for the words that enter
-// from the weight memory, for those from the input memory, and for the sums that leave at the bottom (docs/architecture.md).
+// Three counters run through the blocks of the tile side by side, each some clocks behind the last: for the words that
+// enter from the weight memory, for those from the input memory, and for the sums that leave at the bottom
+// (docs/architecture.md, The array).
 
 #ifndef SYSTOLORA_COMPUTE_HPP
 #define SYSTOLORA_COMPUTE_HPP
@@ -26,8 +27,8 @@ struct ComputeCounts {
     uint32_t busy;
 };
 
-// How a counter runs: blocks begin every `spacing` clocks, after `delay`, and are active for their first `length` clocks.
-// A word's address is the position in the block, plus a stride for each inner and each outer block.
+// How a counter runs: blocks begin every `spacing` clocks, after `delay`, and are active for their first `length`
+// clocks. A word's address is the position in the block, plus a stride for each inner and each outer block.
 struct SweepPlan {
     uint32_t delay;
     uint32_t length;
@@ -77,9 +78,10 @@ inline void set_blocks(SweepPlan &plan, uint32_t spacing, uint32_t inner_blocks,
     plan.outer_blocks = outer_blocks;
 }
 
-// Weight-stationary: blocks of k within blocks of n. Row r of a block's weights enters r clocks after the first, one clock
-// before the activations that use it; their sums have passed all rows after kRows more.
-// Output-stationary: blocks of m within blocks of n. The sums of the last row leave in the clock in which they are complete.
+// Weight-stationary: blocks of k within blocks of n. Row r of a block's weights enters r clocks after the first, one
+// clock before the activations that use it; their sums have passed all rows after kRows more.
+// Output-stationary: blocks of m within blocks of n. The sums of the last row leave in the clock in which they are
+// complete.
 inline ComputePlan compute_plan(const ComputeTile &tile)
 {
 #pragma HLS INLINE off
@@ -218,8 +220,8 @@ inline void compute(const ComputeTile &tile, const InputSegment input[kInputDept
         for (uint32_t clock = 0; clock < plan.cycles; ++clock) {
 #pragma HLS LOOP_TRIPCOUNT min=kRows max=kInputDepth
 #pragma HLS PIPELINE II=1
-// Proof: output-stationary, an output word is visited once in a tile; weight-stationary, once in a block of k, and blocks
-// begin at least kMinTileClocks apart, which is more than the latency of read, addition and write.
+// Proof: output-stationary, an output word is visited once in a tile; weight-stationary, once in a block of k, and
+// blocks begin at least kMinTileClocks apart, which is more than the latency of read, addition and write.
 #pragma HLS DEPENDENCE variable=output type=inter dependent=false
             const ArrayControl control = control_of_clock(tile, plan, weights, inputs);
             const WeightWord weight_word = weight_of_clock(tile, plan.weight, weights, weight);

@@ -30,7 +30,7 @@ constexpr int kInputPieces = kBusBytes / kInputLanes;  // segments in a bus word
 constexpr int kWeightLanes = {{ config.weight_segment }};  // gcd(kBusBytes, kCols)
 constexpr int kWeightSegments = kCols / kWeightLanes;
 constexpr int kWeightPieces = kBusBytes / kWeightLanes;
-constexpr int kOutputLanes = {{ output_lanes }};  // gcd(kBusFloats, kCols): the columns that epilogue and QUANTIZE take in a clock
+constexpr int kOutputLanes = {{ output_lanes }};  // gcd(kBusFloats, kCols): columns a clock of epilogue and QUANTIZE
 constexpr int kOutputSegments = kCols / kOutputLanes;
 
 // Line buffers.

@@ -139,8 +139,8 @@ inline ErrorCode execute(const InstructionWords &code, const Surroundings &aroun
     return error;
 }
 
-// Runs a program: at most `count` instructions, so that it surely ends. `current` always shows the instruction that it is at, so
-// that the driver can say where a program hangs.
+// Runs a program: at most `count` instructions, so that it surely ends. `current` always shows the instruction that it
+// is at, so that the driver can say where a program hangs.
 inline void run_program(const Surroundings &around, uint32_t count, const BusWord *memory_program,
                         const BusWord *memory_input, const BusWord *memory_weight, BusWord *memory_output,
                         InputSegment input_ping[kInputDepth][kInputSegments],

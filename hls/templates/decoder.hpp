@@ -1,4 +1,5 @@
-// Which instructions the controller accepts. The checks stand in the order of hls/check.py; the first that fails gives the code.
+// Which instructions the controller accepts. The checks stand in the order of hls/check.py; the first that fails gives
+// the error code.
 
 #ifndef SYSTOLORA_DECODER_HPP
 #define SYSTOLORA_DECODER_HPP

@@ -1,4 +1,5 @@
-// From an int32 sum to an element of C: (((float(sum) * scale_a) * scale_b) * alpha) + bias) + c_old, each operation rounded.
+// From an int32 sum to an element of C: (((float(sum) * scale_a) * scale_b) * alpha) + bias) + c_old, each operation
+// rounded.
 
 #ifndef SYSTOLORA_EPILOGUE_HPP
 #define SYSTOLORA_EPILOGUE_HPP

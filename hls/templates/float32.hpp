@@ -1,6 +1,7 @@
 // Float32 as the contract has it: one IEEE 754 operation at a time, rounded to nearest even, nothing fused.
 //
-// Denormals are flushed and NaNs made canonical here, explicitly, so that a CPU and a floating-point core give the same bits.
+// Denormals are flushed and NaNs made canonical here, explicitly, so that a CPU and a floating-point core give the same
+// bits.
 
 #ifndef SYSTOLORA_FLOAT32_HPP
 #define SYSTOLORA_FLOAT32_HPP

@@ -1,5 +1,5 @@
-// GEMM: the tile loops. In each step the load units fetch the tiles of the next step, the array works on this one, and the store
-// unit finishes the C tile that the step before completed: independent functions on distinct memories.
+// GEMM: the tile loops. In each step the load units fetch the tiles of the next step, the array works on this one, and
+// the store unit finishes the C tile that the step before completed: independent functions on distinct memories.
 
 #ifndef SYSTOLORA_GEMM_HPP
 #define SYSTOLORA_GEMM_HPP

@@ -5,13 +5,15 @@
 {% if input %}
 // The load unit of A: from device memory into one half of the input memory.
 //
-// Lanes of the input memory run along k (weight-stationary) or m (output-stationary). A bus word that runs along the lanes is
-// written as it is, in segments; one that runs across them turns a corner in a line buffer first. Patches of an image are formed here.
+// Lanes of the input memory run along k (weight-stationary) or m (output-stationary). A bus word that runs along the
+// lanes is written as it is, in segments; one that runs across them turns a corner in a line buffer first. Patches of
+// an image are formed here.
 {% else %}
 // The load unit of B: from device memory into one half of the weight memory.
 //
-// Lanes of the weight memory run along n. A bus word that runs along the lanes is written as it is, in segments; one that runs
-// across them (B is stored transposed) turns a corner in a line buffer first. A convolution's weight is read backwards here.
+// Lanes of the weight memory run along n. A bus word that runs along the lanes is written as it is, in segments; one
+// that runs across them (B is stored transposed) turns a corner in a line buffer first. A convolution's weight is read
+// backwards here.
 {% endif %}
 
 #ifndef SYSTOLORA_LOAD_{{ unit | upper }}_HPP
@@ -212,7 +214,8 @@ lines:
     return read;
 }
 
-// A part of a tile that is turned at once: as many rows as a segment has lanes, as many bus words as a line buffer holds.
+// A part of a tile that is turned at once: as many rows as a segment has lanes, as many bus words as a line buffer
+// holds.
 struct {{ Unit }}Panel {
     uint32_t line;  // from the tile's first
     uint32_t lines;

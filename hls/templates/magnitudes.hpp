@@ -1,7 +1,8 @@
 // The first pass of QUANTIZE: the largest magnitude of each group.
 //
-// One half of the output memory holds what stands for a group (tensor, row or column): first its largest magnitude, then the
-// factor that its values are multiplied with. The other half holds the column factors. Both as bits of float32.
+// One half of the output memory holds what stands for a group (tensor, row or column): first its largest magnitude,
+// then the factor that its values are multiplied with. The other half holds the column factors. Both as bits of
+// float32.
 
 #ifndef SYSTOLORA_MAGNITUDES_HPP
 #define SYSTOLORA_MAGNITUDES_HPP

@@ -1,5 +1,5 @@
-// Access to the on-chip memories. Ping and pong of each are arrays of their own, declared in top.cpp: a function that fills one
-// and a function that reads the other share nothing, so they are scheduled side by side.
+// Access to the on-chip memories. Ping and pong of each are arrays of their own, declared in the top function: a
+// function that fills one and a function that reads the other share nothing, so they are scheduled side by side.
 
 #ifndef SYSTOLORA_MEMORIES_HPP
 #define SYSTOLORA_MEMORIES_HPP

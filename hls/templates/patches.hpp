@@ -1,4 +1,4 @@
-// Counters that walk through the implicit GEMM of a convolution: patches are its rows, kernel positions run along its k.
+// Counters that walk through the implicit GEMM of a convolution: patches are its rows, kernel positions run along k.
 
 #ifndef SYSTOLORA_PATCHES_HPP
 #define SYSTOLORA_PATCHES_HPP
@@ -115,7 +115,8 @@ inline Run pixel_run(const GemmInstruction &op, uint64_t image_word, const Patch
 }
 
 // One row of a weight that is stored as blocks of rows and read from its last block to its first.
-inline Run block_run(const GemmInstruction &op, uint64_t weight_word, uint32_t n, const TapPosition &tap, uint32_t words)
+inline Run block_run(const GemmInstruction &op, uint64_t weight_word, uint32_t n, const TapPosition &tap,
+                     uint32_t words)
 {
 #pragma HLS INLINE off
     const uint32_t last = op.kernel_height * op.kernel_width - 1;

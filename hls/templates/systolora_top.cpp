@@ -8,10 +8,11 @@
 {% for argument in arguments %}
 // {{ "%-18s" | format(argument.name) }} {{ argument.meaning }}
 {% endfor %}
-void {{ top }}({{ signature }})
+{{ signature }}
 {
 {% for argument in arguments if argument.kind == "pointer" %}
-#pragma HLS INTERFACE mode=m_axi port={{ argument.name }} bundle={{ argument.name }} offset=slave depth=kTestbenchWords max_read_burst_length=64 max_write_burst_length=64 num_read_outstanding=16 num_write_outstanding=16 latency=64
+#pragma HLS INTERFACE mode=m_axi port={{ argument.name }} bundle={{ argument.name }} offset=slave depth={{ testbench_words }} latency=64 \
+    max_read_burst_length=64 num_read_outstanding=16{{ " max_write_burst_length=64 num_write_outstanding=16" if argument.name in written }}
 {% endfor %}
 {% for argument in arguments %}
 #pragma HLS INTERFACE mode=s_axilite port={{ argument.name }} bundle=control offset=0x{{ "%02x" | format(offsets[argument.name]) }}

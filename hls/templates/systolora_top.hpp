@@ -5,6 +5,6 @@
 
 #include "types.hpp"
 
-void {{ top }}({{ signature }});
+{{ signature }};
 
 #endif

@@ -1,7 +1,7 @@
 // The testbench: runs each program of golden.hpp and compares all memory with what it must leave, bit for bit.
 //
-// Every memory port has a copy of the device memory, as in C/RTL co-simulation. The status block must appear behind the program's
-// port, the results behind the output port, and nothing else may change anywhere.
+// Every memory port has a copy of the device memory, as in C/RTL co-simulation. The status block must appear behind the
+// program's port, the results behind the output port, and nothing else may change anywhere.
 // One argument: how many of the programs to run (all by default; co-simulation of a large array is slow).
 
 #include <cstdio>
@@ -69,8 +69,9 @@ static int run(const GoldenProgram &program)
     uint32_t error = ~0u;
     uint32_t error_index = ~0u;
     uint32_t fingerprint = 0;
-    {{ top }}(memory_program, memory_input, memory_weight, memory_output, kGoldenWindow, kTestbenchBytes, kGoldenWindow,
-                  program.instructions, kGoldenWindow + kGoldenStatus, 1, error, error_index, fingerprint);
+    {{ top }}(memory_program, memory_input, memory_weight, memory_output, kGoldenWindow, kTestbenchBytes,
+                  kGoldenWindow, program.instructions, kGoldenWindow + kGoldenStatus, 1, error, error_index,
+                  fingerprint);
 
     int wrong = differences("memory_program", memory_program, found, left_over);
     wrong += differences("memory_input", memory_input, found, found);
@@ -78,7 +79,8 @@ static int run(const GoldenProgram &program)
     wrong += differences("memory_output", memory_output, left_over, found);
     wrong += fingerprint != kFingerprint ? 1 : 0;
     wrong += error != left_over[kGoldenStatus + 4] || error_index != left_over[kGoldenStatus + 8] ? 1 : 0;
-    std::printf("%s: %s (error %u at %u)\n", wrong == 0 ? "ok" : "WRONG", program.name, unsigned(error), unsigned(error_index));
+    std::printf("%s: %s (error %u at %u)\n", wrong == 0 ? "ok" : "WRONG", program.name, unsigned(error),
+                unsigned(error_index));
     return wrong;
 }
 

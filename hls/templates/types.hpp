@@ -20,8 +20,8 @@ typedef ap_int<16> product_t;
 typedef ap_int<32> acc_t;
 #endif
 
-// A memory keeps nothing from one program to the next, so in hardware it has no initial value (UltraRAM cannot have one).
-// In C-simulation it is static, because a stack is too small for it.
+// A memory keeps nothing from one program to the next, so in hardware it has no initial value (UltraRAM cannot have
+// one). In C-simulation it is static, because a stack is too small for it.
 #ifdef __SYNTHESIS__
 #define SYSTOLORA_MEMORY
 #else
@@ -101,6 +101,7 @@ inline void set_word32(BusWord &word, int index, uint32_t value)
     set_word16(word, 2 * index + 1, value >> 16);
 }
 
+// Rounded up.
 inline uint32_t divide_up(uint32_t value, uint32_t unit)
 {
 #pragma HLS INLINE

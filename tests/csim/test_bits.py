@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from systolora.hls.check import STATUS_BYTES
-from systolora.hls.config import ArrayConfig
+from systolora.hls.check import STATUS_BYTES, round_up
+from systolora.hls.config import MAX_K, ArrayConfig
+from systolora.hls.isa import Dataflow, Gemm
 from systolora.hls.registers import Status
 from systolora.sim.controller import Controller
 from systolora.sim.csim import open_csim
 from systolora.sim.csim_build import build_library
 
-from .random_programs import Case, random_case
+from .random_programs import Case, ProgramBuilder, random_case
 
 SIZES = {"4x4": (4, 4), "8x16": (8, 16), "16x16": (16, 16), "64x64": (64, 64)}
 
@@ -64,3 +67,55 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_sizes_and_bus_widths(name: str, seed: int) -> None:
     compare(ODD[name], random_case(ODD[name], 100 + seed))
+
+
+@pytest.mark.parametrize("size", ["4x4", "8x16"])
+def test_ap_int_gives_the_same_bits(size: str, ap_headers: Path) -> None:
+    config = small_memories(*SIZES[size])
+    for seed in range(3):
+        compare(config, random_case(config, 200 + seed, length=4), native=False, ap_headers=ap_headers)
+
+
+def test_programs_one_after_the_other_share_nothing() -> None:
+    """On-chip memories and registers keep what the last program left there; no program may see it."""
+    config = small_memories(8, 16)
+    cases = [random_case(config, 300 + seed) for seed in range(3)]
+    first = [compare(config, case) for case in cases]
+    again = [compare(config, case) for case in reversed(cases)]
+    assert first == again[::-1]
+
+
+@pytest.mark.parametrize("dataflow", list(Dataflow))
+@pytest.mark.parametrize("value", [-128, 127])
+def test_the_largest_sum_does_not_overflow(dataflow: Dataflow, value: int) -> None:
+    """k = 131,071 of -128 x -128: 2^31 - 2^14."""
+    config = small_memories(8, 16)
+    builder = ProgramBuilder(config, np.random.default_rng(0))
+    stride = round_up(MAX_K, 16)
+    # One row of extremes serves as both operands: A as [1, k], B as [n, k] transposed with n = 1.
+    row = builder.place(np.full((1, MAX_K), value, np.int8), 1, stride)
+    other = builder.place(np.full((1, MAX_K), -128, np.int8), 1, stride)
+    c = builder.reserve(16)
+    op = Gemm(
+        m=1,
+        n=1,
+        k=MAX_K,
+        tile_m=1,
+        tile_n=1,
+        tile_k=256,
+        a_address=row,
+        b_address=other,
+        c_address=c,
+        a_stride=stride,
+        b_stride=stride,
+        c_stride=16,
+        transpose_b=True,
+        dataflow=dataflow,
+    )
+    assert builder.add(op)
+    case = builder.case()
+    compare(config, case)
+    memory = case.memory()
+    library = open_csim(build_library(config))
+    library.start(memory, case.window, case.program_address, case.count, case.status_address)
+    assert memory.view(c, 4).view(np.int32)[0] == MAX_K * value * -128

@@ -1,0 +1,144 @@
+"""Compiling the generated C++: no warning from any compiler, the testbench without Python, and the cache."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from systolora.hls.config import ArrayConfig
+from systolora.hls.generate import GOLDEN_FILE, render_sources, write_project
+from systolora.sim import csim_build
+from systolora.sim.csim_build import WARNINGS, CsimBuildError, build_library, cache_folder, compile_cached, sanitized
+from systolora.sim.golden import golden_programs, write_golden
+
+CONFIGURATIONS = {
+    "64x64": ArrayConfig(),
+    "8x16": ArrayConfig(rows=8, cols=16),
+    "6x10, bus 4, one product": ArrayConfig(
+        rows=6, cols=10, bus_bytes=4, packed_dsp=False, input_bytes=3072, weight_bytes=5120, output_bytes=20480
+    ),
+    "256x256, bus 64": ArrayConfig(rows=256, cols=256, bus_bytes=64),
+}
+
+
+def write_all(config: ArrayConfig, folder: Path) -> None:
+    """A generated project with its golden data."""
+    write_project(config, folder)
+    write_golden(config, folder)
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize(("name", "standard"), [*((name, "c++14") for name in CONFIGURATIONS), ("8x16", "c++17")])
+def test_no_warning(name: str, compiler: str, standard: str, tmp_path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    write_all(CONFIGURATIONS[name], tmp_path)
+    for source in ("src/systolora_top.cpp", "tb/testbench.cpp"):
+        command = [
+            compiler,
+            f"-std={standard}",
+            "-O1",
+            *WARNINGS,
+            "-Werror",
+            "-DSYSTOLORA_NATIVE",
+            "-Isrc",
+            "-c",
+            source,
+        ]
+        done = subprocess.run([*command, "-o", "/dev/null"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr[:3000]
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_testbench_needs_no_python(name: str, tmp_path: Path) -> None:
+    write_all(CONFIGURATIONS[name], tmp_path)
+    done = subprocess.run(["make", "csim", "NATIVE=1"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok: ") == len(golden_programs(CONFIGURATIONS[name]))
+
+
+def test_testbench_on_ap_int(tmp_path: Path, ap_headers: Path) -> None:
+    write_all(CONFIGURATIONS["8x16"], tmp_path)
+    command = ["make", "csim", f"AP_TYPES={ap_headers}", "CXXFLAGS=-O1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[:3000]
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        (GOLDEN_FILE, "constexpr uint32_t kGoldenStatus = 2048;", "constexpr uint32_t kGoldenStatus = 2048 + 128;"),
+        ("src/epilogue.hpp", "value = multiply(value, factors.scale_b);", "value = multiply(value, 1.0f);"),
+        ("src/compute.hpp", "plan.input = sweep_plan(1, ", "plan.input = sweep_plan(2, "),
+        ("src/quantize.hpp", "word = zero_bus_word();\n            index = 0;", "index = 0;"),
+        ("src/config.hpp", "kFingerprint = 0x", "kFingerprint = 1 + 0x"),
+    ],
+    ids=["status", "scale", "clock", "padding", "fingerprint"],
+)
+def test_testbench_finds_what_is_wrong(tmp_path: Path, file: str, right: str, wrong: str) -> None:
+    write_all(CONFIGURATIONS["8x16"], tmp_path)
+    text = (tmp_path / file).read_text()
+    assert right in text
+    (tmp_path / file).write_text(text.replace(right, wrong))
+    done = subprocess.run(["make", "csim", "NATIVE=1"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "WRONG: " in done.stdout and "differences" in done.stdout
+
+
+def test_second_build_comes_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = CONFIGURATIONS["8x16"]
+    first = build_library(config)
+    assert first.parent == cache_folder() == tmp_path / "systolora"
+    made = first.stat().st_mtime_ns
+    assert build_library(config) == first and first.stat().st_mtime_ns == made
+    assert build_library(config.with_changes(packed_dsp=False)) != first
+    assert sorted(path.suffix for path in first.parent.iterdir()) == [".so", ".so"]
+
+
+def test_broken_sources_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sources = render_sources(CONFIGURATIONS["8x16"]) | {"src/config.hpp": "constexpr int kRows = 8;\n"}
+    with pytest.raises(CsimBuildError, match="did not compile the generated sources"):
+        compile_cached(sanitized(sources))
+    assert not list((tmp_path / "systolora").iterdir())
+
+
+def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(CsimBuildError, match=r"needs a C\+\+ compiler: install g\+\+"):
+        build_library(CONFIGURATIONS["8x16"])
+
+
+def test_without_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    with pytest.raises(CsimBuildError, match="pip install --no-deps hls4ml"):
+        csim_build.build_library(CONFIGURATIONS["8x16"], native=False)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("kRows = 8;", "kRows = 3;", "4 to 256 rows"),
+        ("kInputLanes = 8;", "kInputLanes = 16;", "segments fill input words"),
+        ("kInputDepth = 32768;", "kInputDepth = 65537;", "at most 65536 words"),
+        ("kMaxK = 131071;", "kMaxK = 131072;", "no sum of kMaxK products overflows"),
+        ("kTestbenchBytes = 131072;", "kTestbenchBytes = 131080;", "whole bus words"),
+    ],
+)
+def test_rules_are_asserted(tmp_path: Path, right: str, wrong: str, message: str) -> None:
+    text = render_sources(CONFIGURATIONS["8x16"])["src/config.hpp"]
+    assert right in text
+    (tmp_path / "config.hpp").write_text(text.replace(right, wrong))
+    done = subprocess.run(
+        ["g++", "-std=c++14", "-fsyntax-only", "-x", "c++", "config.hpp"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and message in done.stderr
