@@ -119,6 +119,8 @@ class SystoloraCore(DefaultIP):
     def acknowledge(self) -> None:
         """Clears the interrupt status, whether the core was built to clear it on read or to toggle it on write."""
         offset = self._offsets["IP_ISR"]
+        if not self.has_interrupt:
+            return
         if self.mmio.read(offset) & 1 and self.mmio.read(offset) & 1:
             self.mmio.write(offset, 1)
 

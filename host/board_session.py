@@ -24,6 +24,7 @@ from .board_driver import SystoloraCore
 
 _SHORTEST_POLL = 0.0002
 _LONGEST_POLL = 0.005
+_TOLERATED_LOSSES = 3
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Timing:
 
     program: float = 30.0
     interrupt_check: float = 0.05
-    reset: float = 0.5
+    reset: float = 2.0
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Session:
         self.device, self._bitfile, self._config, self.timing = device, bitfile, config, timing
         self.overlay: Any = None
         self._core: SystoloraCore | None = None
-        self.lost_interrupts = 0
+        self.lost_interrupts = self._lost_in_a_row = 0
 
     def load(self) -> None:
         """Loads the bitstream. Raises what pynq raises."""
@@ -116,7 +117,7 @@ class Session:
     @property
     def polls(self) -> bool:
         """Whether completion is found by polling, because there is no interrupt or because interrupts got lost."""
-        return not self.core.has_interrupt or self.lost_interrupts >= 3
+        return not self.core.has_interrupt or self._lost_in_a_row >= _TOLERATED_LOSSES
 
     def begin(self, start: Start) -> bool:
         """Writes the arguments and starts; False if the core is still busy with something else."""
@@ -150,16 +151,20 @@ class Session:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_POLL)
             else:
-                interrupted = await self.core.wait_interrupt(min(self.timing.interrupt_check, self.timing.program))
-            status = self._look(start, interrupted)
+                interrupted = await self.core.wait_interrupt(self.timing.interrupt_check)
+            status = self._look(start)
+            if interrupted:
+                self._lost_in_a_row = 0
+            elif status is not None and not self.polls:
+                await self._expect_interrupt()
+            if interrupted or status is not None:
+                self.core.acknowledge()
             if status is not None:
                 return status
         return None
 
-    def _look(self, start: Start, interrupted: bool) -> Status | None:
+    def _look(self, start: Start) -> Status | None:
         control = self.core.take_control()
-        if interrupted or (control.idle and self.core.has_interrupt):
-            self.core.acknowledge()
         if not (control.done or control.idle):
             return None
         status = self._read_status(start)
@@ -169,9 +174,20 @@ class Session:
                 f"{start.lane.status.address:#x}: its writes do not reach the processor. Load the bitstream again; if it "
                 "stays so, the ports or the address map of the design are wrong"
             )
-        if status is not None and not interrupted and not self.polls:
-            self._count_lost_interrupt()
         return status
+
+    async def _expect_interrupt(self) -> None:
+        """The program is done, so the interrupt is on its way, or lost."""
+        if await self.core.wait_interrupt(self.timing.interrupt_check):
+            self._lost_in_a_row = 0
+            return
+        self.lost_interrupts += 1
+        self._lost_in_a_row += 1
+        if self.polls:
+            warnings.warn(
+                f"interrupts of {KERNEL} do not arrive; polling from now on. See docs/board.md, Interrupts",
+                stacklevel=2,
+            )
 
     def _read_status(self, start: Start) -> Status | None:
         """The status block, if it is that of this program: an old one has another sequence number."""
@@ -181,14 +197,6 @@ class Session:
         except ValueError:
             return None
         return status if status.sequence == start.sequence else None
-
-    def _count_lost_interrupt(self) -> None:
-        self.lost_interrupts += 1
-        if self.polls:
-            warnings.warn(
-                f"interrupts of {KERNEL} do not arrive; polling from now on. See docs/board.md, Interrupts",
-                stacklevel=2,
-            )
 
     def probe(self, pool: SlotPool, sequence: int) -> bool:
         """Whether the core runs an empty program, within the time for a reset."""
@@ -203,8 +211,7 @@ class Session:
 
     def _look_quietly(self, start: Start) -> bool:
         control = self.core.take_control()
-        if self.core.has_interrupt:
-            self.core.acknowledge()
+        self.core.acknowledge()
         status = self._read_status(start) if control.done or control.idle else None
         return status is not None and not status.error and status.fingerprint == self._config.fingerprint
 

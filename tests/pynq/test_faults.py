@@ -19,7 +19,7 @@ from systolora.sim.device import Device, DeviceError, OutOfDeviceMemory, Program
 from systolora.sim.randoms import random_gemm, random_quantize
 from systolora.sim.trials import Trial, gemm_trial, join, quantize_trial
 
-TIMES = {"program": 0.3, "reset": 0.2}
+TIMES = {"program": 0.8, "reset": 1.0}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_a_hang_is_mended_and_the_program_run_again(
     trials = [make_trial(device, seed) for seed in range(3)]
     faults.hang, faults.hang_at, faults.ignore_soft_reset = 1, hang_at, ignored_resets
     futures = [device.submit(trial.program) for trial in trials]
-    assert [future.result(5).error for future in futures] == [ErrorCode.OK] * 3
+    assert [future.result(20).error for future in futures] == [ErrorCode.OK] * 3
     assert [trial.mismatch() for trial in trials] == [""] * 3
     assert device.retries == 1
 
@@ -67,10 +67,10 @@ def test_a_hang_that_cannot_be_repeated_says_where_it_was(open_board: Callable[.
     began = time.monotonic()
     future = device.submit(program)
     with pytest.raises(
-        BoardTimeout, match=r"did not finish in 0.3 s; it is at instruction 1 of 3 \(grad_x of layer 3\)"
+        BoardTimeout, match=r"did not finish in 0.8 s; it is at instruction 1 of 3 \(grad_x of layer 3\)"
     ) as caught:
-        future.result(5)
-    assert time.monotonic() - began < 3
+        future.result(20)
+    assert 0.8 < time.monotonic() - began < 4
     text = str(caught.value)
     assert "GEMM m=20 n=30 k=40" in text and "CTRL 0x1," in text and "program_address 0x8400" in text
     assert "a soft reset made the board work again" in text and "\n" not in text
@@ -97,7 +97,7 @@ def test_a_hang_that_comes_back_is_reported_after_one_retry(open_board: Callable
 
     device.session.begin = begin
     with pytest.raises(BoardTimeout, match="lost"):
-        device.submit(trial.program).result(5)
+        device.submit(trial.program).result(20)
     device.session.begin = original
     assert device.retries == 1
     check_works(device, 8)
@@ -112,7 +112,7 @@ def test_a_board_that_cannot_be_mended_is_lost_and_keeps_its_buffers(open_board:
     futures = [device.submit(trial.program) for trial in trials]
     for future in futures:
         with pytest.raises(BoardLost, match="neither a soft reset nor loading the bitstream again helped.*--resume"):
-            future.result(5)
+            future.result(20)
     with pytest.raises(BoardLost):
         device.submit(trials[0].program)
     with pytest.raises(BoardLost):
@@ -140,18 +140,20 @@ def test_buffers_are_given_back_when_a_healthy_board_is_closed(open_board: Calla
 def test_lost_interrupts_cost_time_but_no_program(open_board: Callable[..., Any], clear_on_read: bool) -> None:
     faults = Faults()
     options = BoardOptions(kernel=KernelOptions(clear_on_read=clear_on_read))
-    device = open_board(options=options, faults=faults, interrupt_check=0.02)
+    device = open_board(options=options, faults=faults, interrupt_check=0.1)
     faults.lost_interrupt = 2
     for seed in range(4):
         check_works(device, seed)
     assert (device.session.lost_interrupts, device.session.polls) == (2, False)
+    device.session.lost_interrupts = 0
     faults.lost_interrupt = ALWAYS
     with pytest.warns(UserWarning, match="interrupts of systolora_top_0 do not arrive; polling from now on"):
-        check_works(device, 5)
-    began = time.monotonic()
+        for seed in range(3):
+            check_works(device, seed)
+        assert device.session.lost_interrupts == 3
     for seed in range(5):
         check_works(device, seed)
-    assert device.session.lost_interrupts == 3 and time.monotonic() - began < 2
+    assert device.session.lost_interrupts == 3
 
 
 def test_a_design_without_interrupt_is_polled(open_board: Callable[..., Any]) -> None:
@@ -178,7 +180,7 @@ def test_a_pointer_to_nowhere_hangs_the_core_and_is_mended(open_board: Callable[
     trial = make_trial(device, accumulate=True)
     faults.decode_error = 1
     with pytest.raises(BoardTimeout, match="registers: CTRL 0x1.*memory_program 0x84000"):
-        device.submit(trial.program).result(5)
+        device.submit(trial.program).result(20)
     assert "fetch of the program" in str(device.session.device.board.kernel.failure)
     check_works(device, 3)
 
