@@ -1,6 +1,10 @@
 // From int32 sums to C, with the bits of systolora.sim.reference.epilogue.
 #pragma once
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #include <cmath>
 
 #include "fields.hpp"
@@ -16,18 +20,45 @@ class Epilogue {
   public:
     Epilogue(const GemmFields& op, const Memory& memory)
         : op_(op), memory_(memory), alpha_(canonical(op.alpha)) {
+        const int64_t bytes = op.m * op.n * (op.result == kBfloat16 ? 2 : 4);
+        streaming_ = kCanStream && bytes >= kStreamBytes && !op.accumulate && (op.c_address | op.c_stride) % 64 == 0;
         if (op.result == kInt32) return;
         scale_a_ = vector(op.scale_a, op.scale_a_address, op.m);
         scale_b_ = vector(op.scale_b, op.scale_b_address, op.n);
         if (op.bias) bias_ = vector(kVector, op.bias_address, op.n);
         careful_ = !(ordinary(scale_a_, 0x1p-50f, 0x1p40f) && ordinary(scale_b_, 0x1p-32f, 0x1p30f) &&
                      ordinary({alpha_}, 0x1p-20f, 0x1p20f));
+        // One factor per column in any case: a factor of one changes no bit.
+        if (scale_b_.size() != static_cast<size_t>(op.n)) scale_b_.assign(op.n, scale_b_.empty() ? 1.0f : scale_b_[0]);
     }
 
     // Finishes rows m0 .. of C in columns n0 .. ; `sums` is int32 [rows, columns] with `stride` values from row to row.
     // The rows' last bus word is filled up with zeros if these are the last columns.
     void finish(const int32_t* sums, int64_t stride, int64_t m0, int64_t rows, int64_t n0, int64_t columns) const {
-        for (int64_t i = 0; i < rows; ++i) finish_row(sums + i * stride, m0 + i, n0, columns);
+        const int64_t size = op_.result == kBfloat16 ? 2 : 4;
+        const int64_t padding = n0 + columns == op_.n ? round_up(columns * size, memory_.bus_bytes) - columns * size : 0;
+        for (int64_t i = 0; i < rows; ++i) {
+            uint8_t* out = memory_.at<uint8_t>(op_.c_address + (m0 + i) * op_.c_stride) + n0 * size;
+            for (int64_t j = 0; j < columns; j += kLine) {
+                const int64_t count = std::min(kLine, columns - j);
+                alignas(64) uint8_t line[kLine * sizeof(float)];
+                uint8_t* place = streaming_ ? line : out + j * size;
+                if (op_.result == kInt32) {
+                    finish_integers(sums + i * stride + j, count, reinterpret_cast<uint32_t*>(place));
+                } else {
+                    finish_floats(sums + i * stride + j, m0 + i, n0 + j, count, place);
+                }
+                if (streaming_) stream(line, out + j * size, count * size);
+            }
+            std::memset(out + columns * size, 0, padding);
+        }
+    }
+
+    // To be called by each thread after its last `finish`.
+    static void complete_stores() {
+#ifdef __AVX512F__
+        _mm_sfence();
+#endif
     }
 
   private:
@@ -51,78 +82,90 @@ class Epilogue {
         return all;
     }
 
-    void finish_row(const int32_t* sums, int64_t row, int64_t n0, int64_t columns) const {
-        const int64_t size = op_.result == kBfloat16 ? 2 : 4;
-        uint8_t* out = memory_.at<uint8_t>(op_.c_address + row * op_.c_stride) + n0 * size;
-        if (op_.result == kInt32) {
-            finish_integers(sums, columns, reinterpret_cast<uint32_t*>(out));
-        } else {
-            for (int64_t start = 0; start < columns; start += kPart) {
-                const int64_t count = std::min(kPart, columns - start);
-                finish_floats(sums + start, row, n0 + start, count, out + start * size);
-            }
+    // Writes past the caches: a large C would only push out of them what is needed again.
+    static void stream(const uint8_t* line, uint8_t* out, int64_t bytes) {
+#ifdef __AVX512F__
+        const int64_t whole = bytes / 64 * 64;
+        for (int64_t i = 0; i < whole; i += 64) {
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(out + i), _mm512_load_si512(line + i));
         }
-        if (n0 + columns == op_.n) {
-            std::memset(out + columns * size, 0, round_up(columns * size, memory_.bus_bytes) - columns * size);
-        }
+        std::memcpy(out + whole, line + whole, bytes - whole);
+#endif
     }
 
-    void finish_integers(const int32_t* sums, int64_t columns, uint32_t* out) const {
+    void finish_integers(const int32_t* __restrict sums, int64_t columns, uint32_t* __restrict out) const {
         if (op_.accumulate) {
             for (int64_t j = 0; j < columns; ++j) out[j] += static_cast<uint32_t>(sums[j]);
         } else {
-            std::memcpy(out, sums, columns * sizeof *sums);
+            for (int64_t j = 0; j < columns; ++j) out[j] = static_cast<uint32_t>(sums[j]);
         }
     }
 
-    void finish_floats(const int32_t* sums, int64_t row, int64_t n0, int64_t count, uint8_t* out) const {
-        float values[kPart];
-        if (careful_) {
-            scaled<true>(sums, row, n0, count, values);
-        } else {
-            scaled<false>(sums, row, n0, count, values);
-        }
+    void finish_floats(const int32_t* sums, int64_t row, int64_t n0, int64_t columns, uint8_t* out) const {
         if (op_.result == kBfloat16) {
-            uint16_t* halves = reinterpret_cast<uint16_t*>(out);
-            if (op_.accumulate) {
-                for (int64_t j = 0; j < count; ++j) {
-                    values[j] = add(values[j], canonical(from_bfloat16(halves[j])));
-                }
-            }
-            for (int64_t j = 0; j < count; ++j) halves[j] = to_bfloat16(values[j]);
+            choose(sums, row, n0, columns, reinterpret_cast<uint16_t*>(out));
         } else {
-            float* floats = reinterpret_cast<float*>(out);
-            if (op_.accumulate) {
-                for (int64_t j = 0; j < count; ++j) floats[j] = add(values[j], canonical(floats[j]));
-            } else {
-                std::memcpy(floats, values, count * sizeof *values);
-            }
+            choose(sums, row, n0, columns, reinterpret_cast<float*>(out));
         }
     }
 
-    // float32(sum) * scale_a * scale_b * alpha + bias, each step rounded. A factor of one changes no bit, so it is left out.
-    template <bool Careful>
-    void scaled(const int32_t* sums, int64_t row, int64_t n0, int64_t count, float* values) const {
+    // The loop over a row, compiled for each combination of what it has to do.
+    template <typename Out>
+    void choose(const int32_t* sums, int64_t row, int64_t n0, int64_t columns, Out* out) const {
+        const bool bias = !bias_.empty();
+        if (careful_) {
+            if (bias) {
+                choose_accumulate<Out, true, true>(sums, row, n0, columns, out);
+            } else {
+                choose_accumulate<Out, true, false>(sums, row, n0, columns, out);
+            }
+        } else if (bias) {
+            choose_accumulate<Out, false, true>(sums, row, n0, columns, out);
+        } else {
+            choose_accumulate<Out, false, false>(sums, row, n0, columns, out);
+        }
+    }
+
+    template <typename Out, bool Careful, bool Bias>
+    void choose_accumulate(const int32_t* sums, int64_t row, int64_t n0, int64_t columns, Out* out) const {
+        if (op_.accumulate) {
+            finish_row<Out, Careful, Bias, true>(sums, row, n0, columns, out);
+        } else {
+            finish_row<Out, Careful, Bias, false>(sums, row, n0, columns, out);
+        }
+    }
+
+    // (((float32(sum) * scale_a) * scale_b) * alpha) + bias) + c, each step rounded.
+    template <typename Out, bool Careful, bool Bias, bool Accumulate>
+    void finish_row(const int32_t* __restrict sums, int64_t row, int64_t n0, int64_t columns, Out* __restrict out) const {
         const auto clean = [](float x) { return Careful ? canonical(x) : x; };
         const float scale_a = scale_a_.empty() ? 1.0f : scale_a_[scale_a_.size() == 1 ? 0 : row];
-        for (int64_t j = 0; j < count; ++j) values[j] = clean(static_cast<float>(sums[j]) * scale_a);
-        if (scale_b_.size() == 1) {
-            for (int64_t j = 0; j < count; ++j) values[j] = clean(values[j] * scale_b_[0]);
-        } else if (!scale_b_.empty()) {
-            const float* scales = scale_b_.data() + n0;
-            for (int64_t j = 0; j < count; ++j) values[j] = clean(values[j] * scales[j]);
-        }
-        if (alpha_ != 1.0f) {
-            for (int64_t j = 0; j < count; ++j) values[j] = clean(values[j] * alpha_);
-        }
-        if (!bias_.empty()) {
-            const float* bias = bias_.data() + n0;
+        const float alpha = alpha_;
+        const float* __restrict scale_b = scale_b_.data() + n0;
+        const float* __restrict bias = bias_.data() + (Bias ? n0 : 0);
+        for (int64_t j = 0; j < columns; ++j) {
+            float value = clean(static_cast<float>(sums[j]) * scale_a);
+            value = clean(value * scale_b[j]);
+            value = clean(value * alpha);
             // Unlike a product, a sum can be a denormal even of ordinary numbers.
-            for (int64_t j = 0; j < count; ++j) values[j] = canonical(values[j] + bias[j]);
+            if (Bias) value = add(value, bias[j]);
+            if (Accumulate) value = add(value, canonical(load(out + j)));
+            store(out + j, value);
         }
     }
 
-    static constexpr int64_t kPart = 32;  // values at a time: two vector registers, and the width of a panel of B
+    static float load(const float* place) { return *place; }
+    static float load(const uint16_t* place) { return from_bfloat16(*place); }
+    static void store(float* place, float value) { *place = value; }
+    static void store(uint16_t* place, float value) { *place = to_bfloat16(value); }
+
+#ifdef __AVX512F__
+    static constexpr bool kCanStream = true;
+#else
+    static constexpr bool kCanStream = false;
+#endif
+    static constexpr int64_t kStreamBytes = 8 << 20;  // C larger than this does not stay in a cache anyway
+    static constexpr int64_t kLine = 256;             // columns finished at a time
 
     const GemmFields& op_;
     const Memory& memory_;
@@ -131,6 +174,7 @@ class Epilogue {
     std::vector<float> scale_b_;
     std::vector<float> bias_;
     bool careful_ = true;
+    bool streaming_ = false;
 };
 
 }  // namespace systolora

@@ -16,9 +16,11 @@ namespace {
 
 #ifdef SYSTOLORA_AMX
 
-constexpr int64_t kPartSteps = 20;               // steps of k at a time: a panel part of 40 KB, nearly the first cache
-constexpr int64_t kBlockBytes = 768 << 10;       // of A per block of rows: with the panel it fits the second cache
-constexpr int64_t kLargestBlock = 512;           // rows of A per block
+// Sizes by the caches of current server processors: 48 KB, 2 MB, and a slow third one.
+constexpr int64_t kPartSteps = 40;               // steps of k at a time; the sums of the parts before wait in memory
+constexpr int64_t kChunkSteps = 10;              // steps of a part at a time: 20 KB of A stay in the first cache
+constexpr int64_t kGroupBytes = 1 << 20;         // of B at a time: stays in the second cache while all rows of A pass
+constexpr int64_t kBandPanels = 20;              // panels whose sums are finished together, so that C is written in long runs
 constexpr int64_t kThreadProducts = 96 << 20;    // multiply-accumulates that are worth another thread
 constexpr int64_t kThreadPackBytes = 1 << 20;    // bytes of B that are worth another thread
 
@@ -50,22 +52,23 @@ class TileRegisters {
     TileRegisters& operator=(const TileRegisters&) = delete;
 };
 
-// sums[32, 32] (+)= A[32, 64 steps] B[64 steps, 32]. Rows of A lie `a_stride` bytes apart, rows of sums 32 values.
+// sums[32, 32] (+)= A[32, 64 steps] B[64 steps, 32]. Rows of A lie `a_stride` bytes apart, rows of sums `stride` values.
 // With `Rows` or `Columns` of one tile instead of two, the second half is left alone.
 template <int Rows, int Columns>
-void multiply_tiles(const int8_t* a, int64_t a_stride, const int8_t* panel, int64_t steps, int32_t* sums, bool first) {
-    constexpr int64_t kSumStride = kPanel * sizeof(int32_t);
-    int32_t* lower = sums + kTile * kPanel;
+void multiply_tiles(const int8_t* a, int64_t a_stride, const int8_t* panel, int64_t steps, int32_t* sums, int64_t stride,
+                    bool first) {
+    int32_t* lower = sums + kTile * stride;
+    stride *= sizeof(int32_t);
     if (first) {
         _tile_zero(0);
         if (Columns == 2) _tile_zero(1);
         if (Rows == 2) _tile_zero(2);
         if (Rows == 2 && Columns == 2) _tile_zero(3);
     } else {
-        _tile_loadd(0, sums, kSumStride);
-        if (Columns == 2) _tile_loadd(1, sums + kTile, kSumStride);
-        if (Rows == 2) _tile_loadd(2, lower, kSumStride);
-        if (Rows == 2 && Columns == 2) _tile_loadd(3, lower + kTile, kSumStride);
+        _tile_loadd(0, sums, stride);
+        if (Columns == 2) _tile_loadd(1, sums + kTile, stride);
+        if (Rows == 2) _tile_loadd(2, lower, stride);
+        if (Rows == 2 && Columns == 2) _tile_loadd(3, lower + kTile, stride);
     }
     const int8_t* a_lower = a + kTile * a_stride;
     for (int64_t step = 0; step < steps; ++step, a += kStep, a_lower += kStep, panel += kPanelStepBytes) {
@@ -82,55 +85,61 @@ void multiply_tiles(const int8_t* a, int64_t a_stride, const int8_t* panel, int6
             if (Columns == 2) _tile_dpbssd(3, 5, 7);
         }
     }
-    _tile_stored(0, sums, kSumStride);
-    if (Columns == 2) _tile_stored(1, sums + kTile, kSumStride);
-    if (Rows == 2) _tile_stored(2, lower, kSumStride);
-    if (Rows == 2 && Columns == 2) _tile_stored(3, lower + kTile, kSumStride);
+    _tile_stored(0, sums, stride);
+    if (Columns == 2) _tile_stored(1, sums + kTile, stride);
+    if (Rows == 2) _tile_stored(2, lower, stride);
+    if (Rows == 2 && Columns == 2) _tile_stored(3, lower + kTile, stride);
 }
 
-// One GEMM instruction: B is packed into panels, then blocks of rows of A are multiplied with panel after panel.
+// One GEMM instruction. A group of panels of B stays in the second cache while the rows of A pass, 32 at a time, and so do
+// their sums until they are finished. A long k is done in parts.
 class Product {
   public:
     Product(const GemmFields& op, const Memory& memory, int threads)
         : op_(op), a_(op, memory), b_(op, memory), epilogue_(op, memory) {
         steps_ = ceil_div(op.k, kStep);
         panels_ = ceil_div(op.n, kPanel);
+        parts_ = ceil_div(steps_, kPartSteps);
+        threads_ = static_cast<int>(std::clamp<int64_t>(op.m * op.n * op.k / kThreadProducts, 1, threads));
+        by_rows_ = threads_ == 1 || op.m >= threads_ * 2 * kPanel;
+        packed_before_ = by_rows_ && threads_ > 1;
+        const int64_t own_panels = by_rows_ ? panels_ : ceil_div(panels_, threads_);
+        const int64_t fitting = kGroupBytes / (ceil_div(steps_, parts_) * kPanelStepBytes);
+        const int64_t most = std::clamp<int64_t>(fitting, 1, own_panels);
+        group_panels_ = ceil_div(own_panels, ceil_div(own_panels, most));
         // An odd number of cache lines from row to row: the rows of a tile then lie in different sets of the cache.
-        a_stride_ = (steps_ | 1) * kStep;
-        const int64_t products = op.m * op.n * op.k;
-        threads_ = static_cast<int>(std::clamp<int64_t>(products / kThreadProducts, 1, threads));
-        const int64_t fitting = kBlockBytes / a_stride_ / kPanel * kPanel;
-        block_rows_ = std::clamp(fitting, 2 * kPanel, kLargestBlock);
-        by_rows_ = op.m >= threads_ * 2 * kPanel || threads_ == 1;
-        const int64_t share = by_rows_ ? ceil_div(op.m, threads_) : op.m;
-        block_rows_ = std::min(block_rows_, round_up(share, kPanel));
+        a_stride_ = (ceil_div(steps_, parts_) | 1) * kStep;
+        sums_stride_ = (parts_ == 1 ? kBandPanels : panels_) * kPanel + 16;
     }
 
     int run() {
-        const int64_t panel_bytes = steps_ * kPanelStepBytes;
-        const int64_t block_bytes = block_rows_ * a_stride_;
-        const int64_t sums_bytes = block_rows_ * kPanel * static_cast<int64_t>(sizeof(int32_t));
+        const int64_t part_panel = ceil_div(steps_, parts_) * kPanelStepBytes;
+        const int64_t sums_rows = parts_ == 1 ? threads_ * kPanel : round_up(op_.m, kPanel);
+        panel_room_ = packed_before_ ? panels_ * steps_ * kPanelStepBytes : threads_ * group_panels_ * part_panel;
+        block_room_ = threads_ * kPanel * a_stride_;
         thread_local Scratch scratch;
-        uint8_t* room = scratch.reserve(panels_ * panel_bytes + threads_ * (block_bytes + sums_bytes));
+        uint8_t* room = scratch.reserve(panel_room_ + block_room_ + sums_rows * sums_stride_ * sizeof(int32_t));
         if (room == nullptr) return kNoMemory;
-        int8_t* panels = reinterpret_cast<int8_t*>(room);
-        const int packers = static_cast<int>(std::clamp<int64_t>(panels_ * panel_bytes / kThreadPackBytes, 1, threads_));
-        run_threads(packers, [&](int index) {
-            const Range part(panels_, 1, index, packers);
-            for (int64_t p = part.begin; p < part.end; ++p) b_.pack_panel(p * kPanel, panels + p * panel_bytes);
-        });
+        packed_b_ = reinterpret_cast<int8_t*>(room);
+        blocks_ = packed_b_ + panel_room_;
+        sums_ = reinterpret_cast<int32_t*>(blocks_ + block_room_);
+        if (packed_before_) {
+            const int64_t packers = std::clamp<int64_t>(panel_room_ / kThreadPackBytes, 1, threads_);
+            run_threads(static_cast<int>(packers), [&](int index) {
+                const Range own(panels_, 1, index, static_cast<int>(packers));
+                for (int64_t p = own.begin; p < own.end; ++p) {
+                    b_.pack_panel(p * kPanel, 0, steps_, packed_b_ + p * steps_ * kPanelStepBytes);
+                }
+            });
+        }
         run_threads(threads_, [&](int index) {
-            uint8_t* own = room + panels_ * panel_bytes + index * (block_bytes + sums_bytes);
             const TileRegisters registers;
-            const Range rows = by_rows_ ? Range(op_.m, kPanel, index, threads_) : Range(op_.m, 1, 0, 1);
-            const Range part = by_rows_ ? Range(panels_, 1, 0, 1) : Range(panels_, 1, index, threads_);
-            for (int64_t m0 = rows.begin; m0 < rows.end; m0 += block_rows_) {
-                int8_t* block = reinterpret_cast<int8_t*>(own);
-                const int64_t count = std::min(block_rows_, rows.end - m0);
-                a_.pack(m0, count, block, a_stride_);
-                int32_t* sums = reinterpret_cast<int32_t*>(own + block_bytes);
-                for (int64_t p = part.begin; p < part.end; ++p) {
-                    multiply_panel(block, m0, count, panels + p * panel_bytes, p * kPanel, sums);
+            const int row_thread = by_rows_ ? index : 0, panel_thread = by_rows_ ? 0 : index;
+            const Range rows(op_.m, kPanel, row_thread, by_rows_ ? threads_ : 1);
+            const Range panels(panels_, 1, panel_thread, by_rows_ ? 1 : threads_);
+            for (int64_t part = 0; part < parts_; ++part) {
+                for (int64_t p = panels.begin; p < panels.end; p += group_panels_) {
+                    multiply_group(part, rows, p, std::min(group_panels_, panels.end - p), index);
                 }
             }
         });
@@ -138,35 +147,68 @@ class Product {
     }
 
   private:
-    // C[m0 .. , n0 .. n0 + 31] of one block of rows. k goes in parts, so that the panel stays in the first cache.
-    void multiply_panel(const int8_t* block, int64_t m0, int64_t count, const int8_t* panel, int64_t n0, int32_t* sums) {
-        const int64_t columns = std::min(kPanel, op_.n - n0);
-        const int64_t parts = ceil_div(steps_, kPartSteps);
-        for (int64_t part = 0; part < parts; ++part) {
-            const int64_t begin = steps_ * part / parts, end = steps_ * (part + 1) / parts;
-            for (int64_t i = 0; i < count; i += kPanel) {
-                const int64_t rows = std::min(kPanel, count - i);
-                const int8_t* a = block + i * a_stride_ + begin * kStep;
-                const int8_t* b = panel + begin * kPanelStepBytes;
-                int32_t* own = sums + i * kPanel;
-                multiply_some(rows, columns, a, b, end - begin, own, part == 0);
-                if (part == parts - 1) epilogue_.finish(own, kPanel, m0 + i, rows, n0, columns);
+    // C of some rows, and of `count` panels from `first_panel` on; or one part of the sums that make it.
+    void multiply_group(int64_t part, const Range& rows, int64_t first_panel, int64_t count, int thread) {
+        const int64_t begin = steps_ * part / parts_, steps = steps_ * (part + 1) / parts_ - begin;
+        const int8_t* panels = packed_b_ + (first_panel * steps_ + begin) * kPanelStepBytes;
+        int64_t panel_bytes = steps_ * kPanelStepBytes;
+        if (!packed_before_) {
+            panel_bytes = steps * kPanelStepBytes;
+            int8_t* own = packed_b_ + thread * (panel_room_ / threads_);
+            for (int64_t p = 0; p < count; ++p) {
+                b_.pack_panel((first_panel + p) * kPanel, begin, steps, own + p * panel_bytes);
+            }
+            panels = own;
+        }
+        for (int64_t m0 = rows.begin; m0 < rows.end; m0 += kPanel) {
+            const int64_t lines = std::min(kPanel, rows.end - m0);
+            Rows a{lines, nullptr, a_stride_};
+            a.bytes = a_.rows(m0, lines, begin, steps, blocks_ + thread * kPanel * a_stride_, &a.stride);
+            for (int64_t p = 0; p < count; p += kBandPanels) {
+                const int64_t n0 = (first_panel + p) * kPanel;
+                const int64_t columns = std::min(std::min(kBandPanels, count - p) * kPanel, op_.n - n0);
+                int32_t* sums = sums_ + (parts_ > 1 ? m0 * sums_stride_ + n0 : thread * kPanel * sums_stride_);
+                multiply_band(a, panels + p * panel_bytes, panel_bytes, steps, columns, sums, part == 0);
+                if (part == parts_ - 1) epilogue_.finish(sums, sums_stride_, m0, lines, n0, columns);
+            }
+        }
+        Epilogue::complete_stores();
+    }
+
+    // Up to 32 rows of A, in the order of the matrix unit.
+    struct Rows {
+        int64_t count;
+        const int8_t* bytes;
+        int64_t stride;
+    };
+
+    // The sums of some rows in some neighbouring panels. The rows go in chunks of k that stay in the first cache.
+    void multiply_band(const Rows& a, const int8_t* panels, int64_t panel_bytes, int64_t steps, int64_t columns,
+                       int32_t* sums, bool first) {
+        const int64_t chunks = ceil_div(steps, kChunkSteps);
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+            const int64_t from = steps * chunk / chunks, length = steps * (chunk + 1) / chunks - from;
+            const int8_t* left = a.bytes + from * kStep;
+            for (int64_t n = 0; n < columns; n += kPanel) {
+                const int8_t* panel = panels + n / kPanel * panel_bytes + from * kPanelStepBytes;
+                const bool fresh = first && chunk == 0;
+                multiply(a.count, std::min(kPanel, columns - n), left, a.stride, panel, length, sums + n, fresh);
             }
         }
     }
 
-    void multiply_some(int64_t rows, int64_t columns, const int8_t* a, const int8_t* b, int64_t steps, int32_t* sums,
-                       bool first) {
+    void multiply(int64_t rows, int64_t columns, const int8_t* a, int64_t a_stride, const int8_t* panel, int64_t steps,
+                  int32_t* sums, bool first) {
         if (rows > kTile) {
             if (columns > kTile) {
-                multiply_tiles<2, 2>(a, a_stride_, b, steps, sums, first);
+                multiply_tiles<2, 2>(a, a_stride, panel, steps, sums, sums_stride_, first);
             } else {
-                multiply_tiles<2, 1>(a, a_stride_, b, steps, sums, first);
+                multiply_tiles<2, 1>(a, a_stride, panel, steps, sums, sums_stride_, first);
             }
         } else if (columns > kTile) {
-            multiply_tiles<1, 2>(a, a_stride_, b, steps, sums, first);
+            multiply_tiles<1, 2>(a, a_stride, panel, steps, sums, sums_stride_, first);
         } else {
-            multiply_tiles<1, 1>(a, a_stride_, b, steps, sums, first);
+            multiply_tiles<1, 1>(a, a_stride, panel, steps, sums, sums_stride_, first);
         }
     }
 
@@ -174,12 +216,20 @@ class Product {
     const OperandA a_;
     const OperandB b_;
     const Epilogue epilogue_;
+    int threads_;
+    bool by_rows_;        // threads share the rows of C, or its columns
+    bool packed_before_;  // B is packed by all threads before they start, or by each one as it goes
     int64_t steps_;
     int64_t panels_;
+    int64_t parts_;
+    int64_t group_panels_;
     int64_t a_stride_;
-    int64_t block_rows_;
-    int threads_;
-    bool by_rows_;
+    int64_t sums_stride_;
+    int64_t panel_room_ = 0;
+    int64_t block_room_ = 0;
+    int8_t* packed_b_ = nullptr;
+    int8_t* blocks_ = nullptr;
+    int32_t* sums_ = nullptr;
 };
 
 #endif

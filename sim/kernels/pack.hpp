@@ -83,10 +83,12 @@ class OperandB {
         block_rows_ = round_up(op.n, memory.bus_bytes);
     }
 
-    // Packs columns n0 .. n0 + 31; those from n on are zero.
-    void pack_panel(int64_t n0, int8_t* panel) const {
-        for (int64_t k0 = 0; k0 < op_.k; k0 += kStep) {
-            for (int64_t tile = 0; tile < 2; ++tile, panel += kTile * kStep) pack_tile(n0 + tile * kTile, k0, panel);
+    // Packs `steps` steps of columns n0 .. n0 + 31; columns from n on and rows from k on are zero.
+    void pack_panel(int64_t n0, int64_t first_step, int64_t steps, int8_t* panel) const {
+        for (int64_t step = first_step; step < first_step + steps; ++step) {
+            for (int64_t tile = 0; tile < 2; ++tile, panel += kTile * kStep) {
+                pack_tile(n0 + tile * kTile, step * kStep, panel);
+            }
         }
     }
 
@@ -137,39 +139,58 @@ class OperandB {
 
 class OperandA {
   public:
-    OperandA(const GemmFields& op, const Memory& memory) : op_(op), memory_(memory) {}
+    OperandA(const GemmFields& op, const Memory& memory) : op_(op), memory_(memory) {
+        const bool whole_lines = (op.a_address | op.a_stride | op.k) % kStep == 0;
+        in_place_ = op.a_form == 0 && !op.transpose_a && whole_lines;
+    }
 
-    // Copies rows m0 .. m0 + count - 1 to `out`, `stride` bytes from row to row, zeros from k to the end of the last step.
-    void pack(int64_t m0, int64_t count, int8_t* out, int64_t stride) const {
-        const int64_t padding = round_up(op_.k, kStep) - op_.k;
-        if (op_.a_form) {
-            for (int64_t i = 0; i < count; ++i) pack_patch(m0 + i, out + i * stride);
-        } else if (op_.transpose_a) {
-            pack_transposed(m0, count, out, stride);
-            return;
-        } else {
-            const int8_t* rows = memory_.at<int8_t>(op_.a_address) + m0 * op_.a_stride;
-            for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * stride, rows + i * op_.a_stride, op_.k);
+    // Some steps of rows m0 .. m0 + count - 1: where they lie, if they are whole cache lines, or copied to `block`. `stride`
+    // holds the bytes from row to row of `block` and becomes those of the result. Rows after the last may hold anything,
+    // but there are always 16 or 32 of them.
+    const int8_t* rows(int64_t m0, int64_t count, int64_t first_step, int64_t steps, int8_t* block,
+                       int64_t* stride) const {
+        if (in_place_ && count % kTile == 0) {
+            const int64_t offset = m0 * op_.a_stride + first_step * kStep;
+            *stride = op_.a_stride;
+            return memory_.at<int8_t>(op_.a_address) + offset;
         }
-        for (int64_t i = 0; i < count; ++i) std::memset(out + i * stride + op_.k, 0, padding);
+        const int64_t begin = first_step * kStep, end = std::min(op_.k, begin + steps * kStep);
+        if (op_.a_form == 0 && op_.transpose_a) {
+            pack_transposed(m0, count, begin, end, block, *stride);
+            return block;
+        }
+        for (int64_t i = 0; i < count; ++i) {
+            int8_t* row = block + i * *stride;
+            if (op_.a_form) {
+                pack_patch(m0 + i, begin, end, row);
+            } else {
+                std::memcpy(row, memory_.at<int8_t>(op_.a_address) + (m0 + i) * op_.a_stride + begin, end - begin);
+            }
+            std::memset(row + (end - begin), 0, begin + steps * kStep - end);
+        }
+        return block;
     }
 
   private:
-    void pack_patch(int64_t row, int8_t* out) const {
+    // Columns begin .. end - 1 of one row of the implicit GEMM's A: pixel after pixel, or zeros.
+    void pack_patch(int64_t row, int64_t begin, int64_t end, int8_t* out) const {
         const int64_t x = row % op_.out_width, y = row / op_.out_width % op_.out_height;
         const int64_t image = row / (op_.out_width * op_.out_height);
         const int8_t* pixels = memory_.at<int8_t>(op_.a_address);
-        for (int64_t dy = 0; dy < op_.kernel_height; ++dy) {
+        int64_t dy = begin / op_.channels / op_.kernel_width, dx = begin / op_.channels % op_.kernel_width;
+        for (int64_t k = begin; k < end;) {
+            const int64_t channel = k % op_.channels, count = std::min(end - k, op_.channels - channel);
             const int64_t line = stored(y * op_.step + dy - op_.pad_top, op_.image_height);
-            for (int64_t dx = 0; dx < op_.kernel_width; ++dx, out += op_.channels) {
-                const int64_t column = stored(x * op_.step + dx - op_.pad_left, op_.image_width);
-                if (line < 0 || column < 0) {
-                    std::memset(out, 0, op_.channels);
-                } else {
-                    const int64_t pixel = (image * op_.image_height + line) * op_.image_width + column;
-                    std::memcpy(out, pixels + pixel * op_.a_stride, op_.channels);
-                }
+            const int64_t column = stored(x * op_.step + dx - op_.pad_left, op_.image_width);
+            if (line < 0 || column < 0) {
+                std::memset(out, 0, count);
+            } else {
+                const int64_t pixel = (image * op_.image_height + line) * op_.image_width + column;
+                std::memcpy(out, pixels + pixel * op_.a_stride + channel, count);
             }
+            out += count;
+            k += count;
+            if (++dx == op_.kernel_width) dx = 0, ++dy;
         }
     }
 
@@ -181,27 +202,27 @@ class OperandA {
     }
 
     // 16 rows and 64 values of k at a time: a tile of four-byte groups, transposed back into rows.
-    void pack_transposed(int64_t m0, int64_t count, int8_t* out, int64_t stride) const {
+    void pack_transposed(int64_t m0, int64_t count, int64_t begin, int64_t end, int8_t* out, int64_t stride) const {
         alignas(64) int8_t tile[kTile * kStep];
-        for (int64_t i = 0; i < count; i += kTile) {
+        for (int64_t i = 0; i < count; i += kTile, out += kTile * stride) {
             const __mmask16 inside = static_cast<__mmask16>(first_bytes(op_.m - (m0 + i)));
-            for (int64_t k0 = 0; k0 < op_.k; k0 += kStep) {
+            for (int64_t k0 = begin; k0 < end; k0 += kStep) {
                 const int8_t* first = memory_.at<int8_t>(op_.a_address) + k0 * op_.a_stride + m0 + i;
-                pack_tile_of_columns(
-                    [&](int row) {
-                        return _mm_maskz_loadu_epi8(k0 + row < op_.k ? inside : 0, first + row * op_.a_stride);
-                    },
-                    tile);
+                const auto load = [&](int row) {
+                    return _mm_maskz_loadu_epi8(k0 + row < end ? inside : 0, first + row * op_.a_stride);
+                };
+                pack_tile_of_columns(load, tile);
                 __m512i rows[16];
                 for (int r = 0; r < 16; ++r) rows[r] = _mm512_load_si512(tile + 64 * r);
                 transpose_words(rows);
-                for (int r = 0; r < 16; ++r) _mm512_storeu_si512(out + (i + r) * stride + k0, rows[r]);
+                for (int r = 0; r < 16; ++r) _mm512_storeu_si512(out + r * stride + k0 - begin, rows[r]);
             }
         }
     }
 
     const GemmFields& op_;
     const Memory& memory_;
+    bool in_place_;
 };
 
 }  // namespace systolora
