@@ -69,13 +69,14 @@ def plot_losses(losses: dict[str, list[float]], path: Path) -> None:
 
     figure = Figure(figsize=(7.2, 3.4), dpi=110, layout="constrained")
     axes = figure.subplots()
-    colours = ("#c2410c", "#1d4ed8", "#15803d")
-    for (name, values), colour in zip(losses.items(), colours, strict=False):
+    # The curves lie on each other: a wide light one under a thin dashed one shows both.
+    styles = (("#f59e0b", 4.0, "-"), ("#1e3a8a", 1.4, "--"))
+    for (name, values), (colour, width, dash) in zip(losses.items(), styles, strict=True):
         steps = np.arange(1, len(values) + 1)
-        axes.plot(steps, values, color=colour, alpha=0.18, linewidth=0.8)
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.7)
         window = max(1, len(values) // 20)
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-        axes.plot(steps[window - 1 :], smooth, color=colour, label=name, linewidth=1.8)
+        axes.plot(steps[window - 1 :], smooth, color=colour, label=name, linewidth=width, linestyle=dash)
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.25, which="both")
     axes.legend(frameon=False)
