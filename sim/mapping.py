@@ -22,7 +22,7 @@ from .performance import bound, gemm_cycles
 from .tile_times import Machine, TileTimes
 
 _THINNING = 0.7
-"""Tile sizes closer than this to a larger one are left out, but for the largest four."""
+"""Tile sizes closer than this to a larger one are left out, but for the largest four and those of at most six units."""
 
 _FIRST_LOOK = 6
 """Candidates of each GEMM that are evaluated before the bounds are compared with the best of them."""
@@ -132,17 +132,26 @@ def _tilings(config: ArrayConfig, m: int, n: int, k: int, dataflow: Dataflow, ow
 def _tile_sizes(length: int, bus: int, lanes: int, limit: int) -> list[int]:
     """The dimension itself and balanced parts of it up to a limit, in multiples of the bus word and of the array's lanes.
 
-    One bus word is always among them: `ArrayConfig` guarantees that a tile of one bus word squared fits.
+    Sizes below a common multiple of the two need only be bus words; one bus word is always among them: `ArrayConfig`
+    guarantees that a tile of one bus word squared fits.
     """
+    unit = lcm(bus, lanes)
     found = {length, min(length, bus)}
-    for unit in {bus, lcm(bus, lanes)}:
-        blocks = -(-length // unit)
-        kept: list[int] = []
-        pieces = max(1, -(-blocks * unit // max(unit, limit)))
-        while pieces <= blocks and (not kept or kept[-1] > 1):
-            size = -(-blocks // pieces)
-            if len(kept) < 4 or size <= _THINNING * kept[-1]:
-                kept.append(size)
-            pieces = max(pieces + 1, -(-blocks // size)) if size > 1 else blocks + 1
-        found.update(min(length, size * unit) for size in kept)
+    found.update(_balanced(length, unit, limit))
+    if unit > bus:
+        found.update(size for size in _balanced(length, bus, min(limit, unit - bus)))
     return sorted(size for size in found if size <= max(limit, bus))
+
+
+def _balanced(length: int, unit: int, limit: int) -> list[int]:
+    """The length cut into equal parts of whole units, not more than the limit: the largest, and ever smaller ones."""
+    blocks = -(-length // unit)
+    kept: list[int] = []
+    pieces = max(1, -(-blocks * unit // max(unit, limit)))
+    while pieces <= blocks:
+        size = -(-blocks // pieces)
+        if len(kept) < 4 or size <= max(6, _THINNING * kept[-1]):
+            kept.append(size)
+        # The next number of parts that makes them smaller.
+        pieces = -(-blocks // (size - 1)) if size > 1 else blocks + 1
+    return [min(length, size * unit) for size in kept]

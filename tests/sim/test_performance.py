@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from systolora.hls.check import input_words, weight_words
 from systolora.hls.config import ArrayConfig
-from systolora.hls.isa import Dataflow, Gemm, Quantize, Result, ScaleMode, Source
+from systolora.hls.isa import Dataflow, Gemm, LoopOrder, Quantize, Result, ScaleMode, Source
 from systolora.sim.columns import GemmColumns
 from systolora.sim.counts import array_time, count_instruction
 from systolora.sim.dram import DramModel
@@ -17,7 +18,7 @@ from systolora.sim.energy import TECHNOLOGIES, Work, energy, peak_figures, techn
 from systolora.sim.mapping import best_tilings
 from systolora.sim.performance import bound, gemm_costs
 from systolora.sim.quantize_times import quantize_time
-from systolora.sim.randoms import random_gemm, random_patches, random_tiles
+from systolora.sim.randoms import random_gemm, random_patches
 from systolora.sim.scalesim import scalesim_report
 from systolora.sim.tile_times import Machine, TileTimes
 from systolora.sim.unit_times import ArrayKind, array_work, load_input
@@ -32,7 +33,7 @@ REFERENCE = Path(__file__).parent / "data" / "scalesim_totals.json"
 def random_config(random: np.random.Generator) -> ArrayConfig:
     rows, cols = (int(x) for x in random.integers(4, 40, 2))
     bus = int(random.choice([4, 8, 16, 32]))
-    depths = [max(16, -(-bus // lanes) * bus) * int(random.integers(1, 12)) for lanes in (rows, cols, cols)]
+    depths = [max(16, -(-bus // lanes) * bus) * int(random.integers(4, 24)) for lanes in (rows, cols, cols)]
     return ArrayConfig(
         rows=rows,
         cols=cols,
@@ -47,7 +48,7 @@ def random_config(random: np.random.Generator) -> ArrayConfig:
 def random_gemms(config: ArrayConfig, random: np.random.Generator, count: int) -> list[Gemm]:
     ops = []
     for index in range(count):
-        shape = (int(x) for x in random.integers(1, 400, 3))
+        shape = (int(x) for x in random.integers(1, 160, 3))
         patches = index % 4 == 0
         ops.append(random_patches(config, random, next(shape)) if patches else random_gemm(config, random, *shape))
     return ops
@@ -157,20 +158,35 @@ def test_the_choice_is_never_slower_than_one_dataflow() -> None:
         assert np.array_equal(cycles["auto"], np.minimum(cycles["ws"], cycles["os"]))
 
 
+def any_tilings(config: ArrayConfig, random: np.random.Generator, op: Gemm, count: int) -> list[Gemm]:
+    """Legal random tilings of a GEMM, most of them with large tiles."""
+    bus, found = config.bus_bytes, []
+    while len(found) < count:
+        flow = Dataflow(int(random.integers(2)))
+        m, n, k = (min(size, bus * int(random.integers(1, -(-size // bus) + 1))) for size in (op.m, op.n, op.k))
+        while weight_words(config, n, max(k, m)) > min(config.weight_depth, config.output_depth):
+            m, n, k = (min(size, -(-size // 2 // bus) * bus) for size in (m, n, k))
+        while input_words(config, flow, m, k) > config.input_depth:
+            m, k = (min(size, -(-size // 2 // bus) * bus) for size in (m, k))
+        order = LoopOrder(int(random.integers(2)))
+        found.append(replace(op, dataflow=flow, loop_order=order, tile_m=m, tile_n=n, tile_k=k))
+    return found
+
+
 def test_no_random_tiling_is_much_better_than_the_chosen_one() -> None:
-    """The candidates are balanced sizes only; 4,000 tilings of any size beat the best of them by little, and rarely."""
+    """The candidates are balanced sizes only; 40,000 tilings of any size beat the best of them by little, and rarely."""
     random = np.random.default_rng(11)
     gains = []
-    for _ in range(20):
+    for _ in range(40):
         config = random_config(random)
         machine = Machine.of(config)
         op = random_gemm(config, random, *(int(x) for x in random.integers(1, 500, 3)))
-        others = [random_tiles(config, random, replace(op, dataflow=Dataflow(i % 2))) for i in range(200)]
-        best = gemm_costs(machine, GemmColumns.of(config, others)).cycles.min()
+        others = GemmColumns.of(config, any_tilings(config, random, op, 1000))
         chosen = replace(op, **vars(best_tilings(machine, [op])[0]))
+        best = gemm_costs(machine, others).cycles.min()
         gains.append(gemm_costs(machine, GemmColumns.of(config, [chosen])).cycles[0] / best)
-    assert max(gains) < 1.15
-    assert np.mean(gains) < 1.01
+    assert max(gains) < 1.1
+    assert np.mean(gains) < 1.0
 
 
 def test_scalesim_totals_are_reproduced_exactly() -> None:
