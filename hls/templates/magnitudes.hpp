@@ -77,6 +77,14 @@ inline uint32_t read_part(const QuantizeInstruction &op, const Part &part, uint6
     return words;
 }
 
+// Where a column's own value stands. A matrix whose columns share their value may have more of them than the memory has
+// places, so it must not be looked for there.
+inline uint32_t own_word(bool owned, const OutputCursor &place)
+{
+#pragma HLS INLINE
+    return owned ? place.word : 0;
+}
+
 // kOutputLanes values of a line, multiplied with their column factors.
 struct Values {
     float lane[kOutputLanes];
@@ -115,6 +123,7 @@ inline void reduce_part(const QuantizeInstruction &op, const Part &part, const B
 #pragma HLS INLINE off
     OutputCursor place = cursor_at(part.column / kCols);
     place.segment = part.column % kCols / kOutputLanes;
+    const bool by_column = op.axis == Axis::column;
     uint32_t largest = found.largest;
     bool finite = found.finite;
 segments:
@@ -123,8 +132,9 @@ segments:
 #pragma HLS PIPELINE II=1
 // Proof: the columns of a part are distinct, so no segment is visited twice.
 #pragma HLS DEPENDENCE variable=groups type=inter dependent=false
-        const Values values = values_at(op, line, j, factors[place.word][place.segment]);
-        OutputSegment column = groups[place.word][place.segment];
+        const Values values = values_at(op, line, j, factors[own_word(op.multiply, place)][place.segment]);
+        OutputSegment column = groups[own_word(by_column, place)][place.segment];
+        uint32_t here = 0;  // one comparison a clock with what came before, whatever the number of lanes
     lanes:
         for (int i = 0; i < kOutputLanes; ++i) {
 #pragma HLS UNROLL
@@ -132,10 +142,11 @@ segments:
             const uint32_t magnitude = inside_row ? bits_of(values.lane[i]) & kMagnitude : 0;
             const uint32_t before = part.row == 0 ? 0 : uint32_t(int32_t(column.lane[i]));
             column.lane[i] = int32_t(most(before, magnitude));
-            largest = most(largest, magnitude);
-            finite = finite && magnitude < kInfinity;
+            here = most(here, magnitude);
         }
-        if (op.axis == Axis::column) {
+        largest = most(largest, here);
+        finite = finite && here < kInfinity;
+        if (by_column) {
             groups[place.word][place.segment] = column;
         }
         advance(place, 1);
@@ -181,6 +192,7 @@ inline bool find_magnitudes(const QuantizeInstruction &op, uint64_t parts, uint6
     SYSTOLORA_MEMORY BusWord pong[kLineWords];
 #pragma HLS AGGREGATE variable=ping compact=bit
 #pragma HLS AGGREGATE variable=pong compact=bit
+#pragma HLS ALLOCATION instances=read_part limit=1 type=function
 #pragma HLS ALLOCATION instances=reduce_part limit=1 type=function
     Part reading = first_part(op);
     Part reducing = no_part();

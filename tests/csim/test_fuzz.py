@@ -14,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from systolora.hls.check import Region
 from systolora.hls.config import ArrayConfig
 from systolora.hls.generate import render_sources
-from systolora.hls.isa import ErrorCode
+from systolora.hls.isa import Axis, End, ErrorCode, Gemm, Instruction, Quantize, encode_program
 from systolora.sim.controller import Controller
 from systolora.sim.csim_build import build_sanitized, compile_cached, sanitized
 from systolora.sim.memory import DEFAULT_BASE, DeviceMemory
 
-from .mutations import MEMORY_BYTES, Mutator, Start
+from .mutations import DATA, MEMORY_BYTES, Mutator, Start
 
 CONFIG = ArrayConfig(rows=4, cols=8, input_bytes=2 * 4 * 64, weight_bytes=2 * 8 * 32, output_bytes=8 * 8 * 32)
 """The smallest memories that are allowed, so that tiles which do not fit come up often."""
@@ -33,7 +35,9 @@ def record(start: Start, sequence: int) -> bytes:
     return struct.pack("<7Q", *call, len(start.code)) + start.code
 
 
-def expect(memory: DeviceMemory, controller: Controller, image: np.ndarray, start: Start, sequence: int) -> bytes:
+def expect(
+    memory: DeviceMemory, controller: Controller, image: NDArray[np.uint8], start: Start, sequence: int
+) -> bytes:
     """What the runner must answer: error, its index, fingerprint, and all of the memory."""
     memory.bytes[:] = image
     if start.code:
@@ -46,7 +50,11 @@ def fuzz(program: Path, folder: Path, seed: int, starts: int) -> Counter[ErrorCo
     """Runs random starts and compares each answer; returns how often each error code came."""
     mutator = Mutator(CONFIG, seed)
     image = np.frombuffer(mutator.image(), np.uint8)
-    drawn = [mutator.start() for _ in range(starts)]
+    return compare(program, folder, image, [mutator.start() for _ in range(starts)], f"seed {seed}")
+
+
+def compare(program: Path, folder: Path, image: NDArray[np.uint8], drawn: list[Start], name: str) -> Counter[ErrorCode]:
+    """Runs starts, each on a fresh image; returns how often each error code came."""
     request = folder / "request.bin"
     answer = folder / "answer.bin"
     head = struct.pack("<2Q", DEFAULT_BASE, MEMORY_BYTES) + image.tobytes()
@@ -57,7 +65,7 @@ def fuzz(program: Path, folder: Path, seed: int, starts: int) -> Counter[ErrorCo
             [program], stdin=source, stdout=sink, stderr=subprocess.PIPE, env=environment, timeout=800
         )
     report = done.stderr.decode(errors="replace")
-    assert done.returncode == 0 and not report, f"seed {seed}: the sanitizers report\n{report[:4000]}"
+    assert done.returncode == 0 and not report, f"{name}: the sanitizers report\n{report[:4000]}"
 
     memory = DeviceMemory(MEMORY_BYTES)
     controller = Controller(CONFIG, memory)
@@ -66,7 +74,7 @@ def fuzz(program: Path, folder: Path, seed: int, starts: int) -> Counter[ErrorCo
         for index, start in enumerate(drawn):
             expected = expect(memory, controller, image, start, index)
             got = answers.read(len(expected))
-            assert got == expected, f"seed {seed}, start {index}: {explain(expected, got)}\n{start}"
+            assert got == expected, f"{name}, start {index}: {explain(expected, got)}\n{start}"
             seen[ErrorCode(struct.unpack_from("<I", expected)[0])] += 1
         assert answers.read() == b""
     return seen
@@ -110,3 +118,34 @@ def test_a_hole_in_the_checks_is_found(tmp_path: Path, file: str, right: str, wr
     sources[file] = sources[file].replace(right, wrong)
     with pytest.raises(AssertionError, match=r"seed 1"):
         fuzz(compile_cached(sanitized(sources)), tmp_path, seed=1, starts=3000)
+
+
+def full_programs() -> dict[str, Instruction]:
+    """Instructions that fill a memory to its last word; strides are one bus word or as short as can be."""
+    limit, place = CONFIG.quantize_limit, DATA.address
+    rows = Quantize(limit, 1, place, place + 4096, 16, 16, place + 8192, axis=Axis.ROW)
+    columns = Quantize(1, limit, place, place + 4096, 4 * limit, limit, place + 8192, axis=Axis.COLUMN)
+    wide = Quantize(1, 3 * limit, place, place + 4096, 12 * limit, 3 * limit, place + 8192, axis=Axis.ROW)
+    sizes = {"tile_m": 32, "tile_n": 8, "tile_k": 8}
+    gemm = Gemm(
+        32,
+        8,
+        8,
+        **sizes,
+        a_address=place,
+        b_address=place + 512,
+        c_address=place + 1024,
+        a_stride=16,
+        b_stride=16,
+        c_stride=32,
+    )
+    return {"rows": rows, "columns": columns, "wide rows": wide, "tile": gemm}
+
+
+@pytest.mark.parametrize("name", full_programs())
+def test_memories_filled_to_the_last_word(tmp_path: Path, name: str) -> None:
+    image = np.zeros(MEMORY_BYTES, np.uint8)
+    image[3::4] = 0x40
+    code = encode_program([full_programs()[name], End()])
+    start = Start(Region(DEFAULT_BASE, MEMORY_BYTES), DEFAULT_BASE, 2, DEFAULT_BASE + 2048, code)
+    assert compare(build_sanitized(CONFIG), tmp_path, image, [start], name) == {ErrorCode.OK: 1}

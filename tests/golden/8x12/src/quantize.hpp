@@ -124,8 +124,9 @@ inline void quantize_part(const QuantizeInstruction &op, const Part &part, uint3
                           const OutputSegment factors[kOutputDepth][kOutputSegments], BusWord integers[kResultWords])
 {
 #pragma HLS INLINE off
-    const GroupPlace shared = group_at(op.axis == Axis::row ? part.row : 0);
+    const GroupPlace shared = group_at(op.axis == Axis::row && part.count != 0 ? part.row : 0);
     const acc_t shared_bits = groups[shared.segment.word][shared.segment.segment].lane[shared.lane];
+    const bool by_column = op.axis == Axis::column;
     const uint32_t first_index = op.index_base + part.row * op.index_stride + part.column;
     OutputCursor place = group_at(part.column).segment;
     BusWord word = zero_bus_word();
@@ -135,12 +136,12 @@ segments:
     for (uint32_t j = 0; j < part.count; j += kOutputLanes) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords*2
 #pragma HLS PIPELINE II=1
-        const Values values = values_at(op, line, j, factors[place.word][place.segment]);
-        const OutputSegment own = groups[place.word][place.segment];
+        const Values values = values_at(op, line, j, factors[own_word(op.multiply, place)][place.segment]);
+        const OutputSegment own = groups[own_word(by_column, place)][place.segment];
     lanes:
         for (int i = 0; i < kOutputLanes; ++i) {
 #pragma HLS UNROLL
-            const acc_t bits = op.axis == Axis::column ? own.lane[i] : shared_bits;
+            const acc_t bits = by_column ? own.lane[i] : shared_bits;
             const float inverse = float_of(uint32_t(int32_t(bits)));
             if (j + i < part.count) {
                 const int8_t q = quantize_value(op, values.lane[i], inverse, key, first_index + j + i);
@@ -185,7 +186,9 @@ inline void store_integers(const QuantizeInstruction &op, uint64_t parts, uint64
 #pragma HLS AGGREGATE variable=source_pong compact=bit
 #pragma HLS AGGREGATE variable=result_ping compact=bit
 #pragma HLS AGGREGATE variable=result_pong compact=bit
+#pragma HLS ALLOCATION instances=read_part limit=1 type=function
 #pragma HLS ALLOCATION instances=quantize_part limit=1 type=function
+#pragma HLS ALLOCATION instances=write_part limit=1 type=function
     const uint32_t key = mix(op.seed);
     Part reading = first_part(op);
     Part working = no_part();

@@ -69,6 +69,8 @@ inline void finish_line(const GemmInstruction &op, uint32_t columns, OutputCurso
 #pragma HLS INLINE off
     const bool half = op.result == Result::bfloat16;
     const int elements = half ? 2 * kBusFloats : kBusFloats;
+    const bool own_scales = op.scale_b == ScaleMode::vector;
+    const float shared_scale = factors.scale[0];
     BusWord word = zero_bus_word();
     int index = 0;
     int w = 0;
@@ -83,7 +85,7 @@ segments:
 #pragma HLS UNROLL
             Factors element;
             element.scale_a = scale_a;
-            element.scale_b = factors.scale[op.scale_b == ScaleMode::vector ? j + i : 0];
+            element.scale_b = own_scales ? factors.scale[j + i] : shared_scale;
             element.bias = op.bias ? factors.bias[j + i] : kNothing;
             const uint32_t bits = finish_element(op, sums.lane[i], element, get_element(old, half, index + i));
             if (j + i < columns) {
