@@ -20,6 +20,9 @@ from .spaces import ProgramTemplate
 _SAMPLES = 64
 """Elements of a weight that are compared to notice changes which torch's version counter does not see (`.data`)."""
 
+_RESIDENT = frozenset({"weight", "bias", "factors"})
+"""Spaces that live as long as the layer."""
+
 
 class OffloadedLayer:
     """The device side of one Linear layer; belongs to its module, but is not part of its state.
@@ -127,9 +130,6 @@ class OffloadedLayer:
         if held is None or held[0] != size:
             held = self._leases[name] = (size, self.session.pool.lease(size, f"{self.name}: {name}"))
         return held[1].buffer
-
-
-_RESIDENT = frozenset({"weight", "bias", "factors"})
 
 
 def _token(weight: Tensor) -> tuple[object, ...]:

@@ -59,14 +59,13 @@ class LayerWriter:
         role: str,
         name: str,
         wanted: Axis,
-        space: str = "work",
         into: Quantized | None = None,
     ) -> Quantized:
         """The int8 copy of a matrix along an axis; a second request for the same copy writes nothing."""
         axis = self.axis(role, wanted)
         key = (source.buffer.address, source.offset, axis)
         if key not in self._done:
-            target = into or self.reserve(self.sketch.space(space), source.rows, source.cols, axis)
+            target = into or self.reserve(self.sketch.space("work"), source.rows, source.cols, axis)
             self._emit_quantize(source, role, name, axis, target)
             self._done[key] = target
         return self._done[key]

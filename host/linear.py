@@ -215,10 +215,9 @@ class _Backward:
             self._program(hidden)
             self._add_float32(self.results.get("grad_h", hidden))
         grad_bias = self.g.float().sum(0) if self.need_bias else None
-        need_x = self.need_x
         return (
             None,
-            self._shaped("grad_x", self.ctx.x_dtype) if need_x else None,
+            self._shaped("grad_x", self.ctx.x_dtype) if self.need_x else None,
             self._shaped("grad_x_low", self.ctx.x_low_dtype) if self.ctx.masked and self.need_low_rank else None,
             None,
             grad_bias,
@@ -256,8 +255,7 @@ class _Backward:
         values = {"g": self.g, "grad_h": hidden, "down": self.down, "up": self.up}
         outputs = {"grad_x", "grad_x_low", "grad_up", "grad_down"}
         made = {"grad_h"} if hidden is None else set()
-        hidden_used = (self.need_down and not on("grad_down")) or (self.need_low_rank and not on("grad_input_low_rank"))
-        if hidden_used:
+        if (self.need_down and not on("grad_down")) or (self.need_low_rank and not on("grad_input_low_rank")):
             outputs |= made
         inputs = _inputs(template.names, values, made)
         saved = layer.session.pool.kept(self.anchor) if "saved" in template.sizes else None

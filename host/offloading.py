@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from .device import open_device
 from .layer import OffloadedLayer
 from .offload_report import OffloadReport, sum_by_kind
-from .peft_layers import OffloadedLoraLinear, swap, swap_back
+from .peft_layers import OffloadedLinear, OffloadedLoraLinear, swap, swap_back
 from .quantization import QuantizationConfig
 from .session import Session
 from .targets import TARGETS, OffloadError, Selection, check, is_adapted, linear_layers, select
@@ -146,6 +146,8 @@ def offload(
     Raises:
         OffloadError: for a wrong model, an unknown target, no matching layer, or a rank below 1.
     """
+    if isinstance(model, nn.Module):
+        _drop_undone(model)
     check(model, targets)
     if rank is not None:
         _add_adapter(model, targets, rank, alpha)
@@ -153,6 +155,13 @@ def offload(
     owns_device = not isinstance(device, Device)
     opened = device if isinstance(device, Device) else open_device(device or "emulator")
     return OffloadHandle(model, selection, Session(opened, quantization or QuantizationConfig()), owns_device)
+
+
+def _drop_undone(model: nn.Module) -> None:
+    """Swaps back the layers of a copied model that point to an offload which was undone since."""
+    for module in model.modules():
+        if isinstance(module, (OffloadedLoraLinear, OffloadedLinear)) and not module.systolora_layer.session.is_open:
+            swap_back(module)
 
 
 def _add_adapter(model: Any, targets: str, rank: int, alpha: float | None) -> None:

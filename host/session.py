@@ -45,6 +45,11 @@ class Session:
         self._templates: dict[Plan, ProgramTemplate] = {}
         self._open = True
 
+    @property
+    def is_open(self) -> bool:
+        """Whether layers may still run here."""
+        return self._open
+
     def check_open(self, layer: str) -> None:
         """Raises RuntimeError if the offload was undone while this layer (of a copied model) still points to it."""
         if not self._open:

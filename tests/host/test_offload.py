@@ -214,12 +214,17 @@ def test_gradient_checkpointing_is_bit_identical() -> None:
 
 def test_a_copy_is_independent() -> None:
     unet = adapted(trained=True)
-    systolora.offload(unet, "attention")
+    handle = systolora.offload(unet, "attention")
     expected = output_of(unet)
     twin = copy.deepcopy(unet)
     train(unet, 1)
     assert torch.equal(output_of(twin), expected)
     assert not torch.equal(output_of(unet), expected)
+    handle.undo()
+    with pytest.raises(RuntimeError, match="its offload was undone; call systolora.offload on this model again"):
+        output_of(twin)
+    systolora.offload(twin, "attention")
+    assert torch.equal(output_of(twin), expected)
 
 
 def test_pickling_the_module_says_what_to_do() -> None:
