@@ -3,7 +3,7 @@ PYTHON ?= python3
 ENV := .venv
 RUN := $(ENV)/bin
 
-.PHONY: demo test lint slow env clean
+.PHONY: demo test test-pynq lint slow env clean
 
 demo: $(ENV)/.main
 	$(RUN)/systolora demo --out demo-out
@@ -11,13 +11,17 @@ demo: $(ENV)/.main
 test: $(ENV)/.test
 	$(RUN)/python -m pytest
 
+test-pynq:
+	tests/pynq/run.sh
+
 slow: $(ENV)/.test
 	$(RUN)/python -m pytest -m slow
 
 lint: $(ENV)/.test
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
-	$(RUN)/mypy
+	rm -rf build/typecheck && $(RUN)/pip install --quiet --no-deps --target build/typecheck .
+	MYPYPATH=build/typecheck $(RUN)/mypy -p systolora
 
 env: $(ENV)/.test
 

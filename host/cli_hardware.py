@@ -131,7 +131,7 @@ def boards(json: Json = False) -> None:
     """What fits where: each board's budget, the preset's estimate, the largest array."""
     from systolora.hls.budget import boards_table
 
-    rows = boards_table()
+    rows: list[dict[str, Any]] = boards_table()
     if json:
         print(jsonlib.dumps(rows))
         return

@@ -64,15 +64,25 @@ def run_trial(config: ArrayConfig, m: int, n: int, k: int, dataflow: str, seed: 
         matrices[0].write(a)
         matrices[1].write(b)
         builder = ProgramBuilder(config)
-        builder.gemm(*matrices, tiling=tiling, label="trial")
+        builder.gemm(matrices[0], matrices[1], matrices[2], tiling=tiling, label="trial")
         program = builder.build()
         began = time.perf_counter()
         status = device.run(program)
         seconds = time.perf_counter() - began
         mismatches = int(np.count_nonzero(matrices[2].read() != gemm_int32(a, b)))
     op = Gemm(
-        *(m, n, k, tiling.tile_m, tiling.tile_n, tiling.tile_k, 0, 0, 0),
-        *(matrix.stride for matrix in matrices),
+        m=m,
+        n=n,
+        k=k,
+        tile_m=tiling.tile_m,
+        tile_n=tiling.tile_n,
+        tile_k=tiling.tile_k,
+        a_address=0,
+        b_address=0,
+        c_address=0,
+        a_stride=matrices[0].stride,
+        b_stride=matrices[1].stride,
+        c_stride=matrices[2].stride,
         dataflow=tiling.dataflow,
         loop_order=tiling.loop_order,
     )

@@ -153,7 +153,7 @@ def _train(settings: TrainSettings, prompts: list[str], console: Console, name: 
     trainer = Trainer(settings)
     try:
         result = train_with_progress(trainer, console, f"{name:8s}")
-        pipeline = load_sprite_pipeline(Path(settings.model))
+        pipeline: Any = load_sprite_pipeline(Path(settings.model))
         trainer.unet.eval()
         pipeline.unet = trainer.unet
         return _Run(result, generate_pictures(pipeline, prompts))
@@ -163,7 +163,7 @@ def _train(settings: TrainSettings, prompts: list[str], console: Console, name: 
 
 def _pictures_of_adapter(folder: Path, prompts: list[str]) -> NDArray[np.uint8]:
     """What plain diffusers makes of the INT8 run's adapter, in float32."""
-    pipeline = load_sprite_pipeline(pipeline_folder())
+    pipeline: Any = load_sprite_pipeline(pipeline_folder())
     pipeline.load_lora_weights(str(folder), weight_name=ADAPTER_FILE)
     return generate_pictures(pipeline, prompts)
 

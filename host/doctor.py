@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -110,9 +111,7 @@ def _backends() -> Iterator[Finding]:
         ("csim", "apt-get install g++"),
         ("board", "on the board: pip install 'systolora[board]', then systolora bitstream fetch (docs/board.md)"),
     ):
-        yield _attempt(
-            f"backend {backend}", lambda backend=backend: _try_backend(backend), remedy, needed=backend == "emulator"
-        )
+        yield _attempt(f"backend {backend}", partial(_try_backend, backend), remedy, needed=backend == "emulator")
 
 
 def _attempt(name: str, action: Callable[[], str], remedy: str, needed: bool) -> Finding:
@@ -130,10 +129,9 @@ def _try_backend(backend: str) -> str:
     from .device import open_device
 
     config = ArrayConfig(rows=8, cols=8, input_bytes=8192, weight_bytes=8192, output_bytes=16384)
-    options = {} if backend == "board" else {"config": config}
     random = np.random.default_rng(0)
     a, b = random.integers(-128, 128, (9, 33), np.int8), random.integers(-128, 128, (33, 10), np.int8)
-    with open_device(backend, **options) as device:
+    with open_device(backend, None if backend == "board" else config) as device:
         if not np.array_equal(gemm_int8(device, a, b), a.astype(np.int32) @ b.astype(np.int32)):
             raise RuntimeError("its GEMM is wrong: please report this with the CPU above")
         return f"opened, one GEMM exact ({device.config.rows} x {device.config.cols} array)"
