@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from systolora.hls.check import STATUS_BYTES, Region
+from systolora.hls.check import Region
 from systolora.hls.config import ArrayConfig
-from systolora.hls.isa import INSTRUCTION_BYTES, ErrorCode
-from systolora.hls.registers import Counters, Status
+from systolora.hls.isa import ErrorCode
+from systolora.hls.registers import Status
 
 from .csim_build import build_library
-from .device import Device, DeviceError, Program
-from .memory import DEFAULT_CAPACITY, ArenaBuffer, DeviceMemory, check_buffer
+from .device import DeviceError, Program
+from .memory import DEFAULT_CAPACITY, DeviceMemory
+from .memory_device import MemoryDevice
 
 
 class _Call(ctypes.Structure):
@@ -78,12 +77,8 @@ def open_csim(path: Path) -> Csim:
     return Csim(path)
 
 
-class CsimDevice(Device):
-    """Runs programs on the compiled hardware source, in the calling thread: `submit` returns a future that is done.
-
-    Attributes:
-        memory: the device memory.
-    """
+class CsimDevice(MemoryDevice):
+    """Runs programs on the compiled hardware source, in the calling thread."""
 
     name = "csim"
 
@@ -106,71 +101,13 @@ class CsimDevice(Device):
         Raises:
             CsimBuildError: if there is no compiler, or no headers for ap_int.
         """
-        self.config = config or ArrayConfig()
+        super().__init__(config, capacity_bytes)
         self._csim = open_csim(build_library(self.config, native=native, ap_headers=ap_headers))
-        self.memory = DeviceMemory(capacity_bytes)
-        self._counters = Counters()
-        self._status = self.memory.allocate(STATUS_BYTES, "status block")
-        self._program = self.memory.allocate(INSTRUCTION_BYTES, "program")
-        self._sequence = 0
-        self._open = True
 
-    def allocate(self, nbytes: int, label: str = "") -> ArenaBuffer:
-        """See `Device.allocate`."""
-        self._check_open()
-        return self.memory.allocate(nbytes, label)
-
-    def submit(self, program: Program) -> Future[Status]:
-        """See `Device.submit`.
-
-        Raises:
-            ValueError: if the code is not a whole number of instructions.
-            BufferMisuseError: if a buffer of the program was freed or belongs to another device.
-        """
-        self._check_open()
-        future: Future[Status] = Future()
-        status = self._run(program)
-        if status.error:
-            future.set_exception(DeviceError.from_status(self.name, status, program.labels))
-        else:
-            future.set_result(status)
-        return future
-
-    @property
-    def counters(self) -> Counters:
-        """See `Device.counters`; programs that were stopped count as far as they came."""
-        return self._counters
-
-    @property
-    def bytes_in_use(self) -> int:
-        """See `Device.bytes_in_use`."""
-        return self.memory.bytes_in_use
-
-    def close(self) -> None:
-        """See `Device.close`. Views of buffers stay readable and hold zeros."""
-        if self._open:
-            self._open = False
-            self.memory.discard()
-
-    def _run(self, program: Program) -> Status:
-        size = len(program.code)
-        if size % INSTRUCTION_BYTES:
-            raise ValueError(f"a program of {size} bytes: it must be a multiple of {INSTRUCTION_BYTES}")
-        for buffer in (*program.reads, *program.writes):
-            check_buffer(buffer, self.memory)
-        if size > self._program.nbytes:
-            self._program.free()
-            self._program = self.memory.allocate(2 * size, "program")
-        self._program.write()[:size] = np.frombuffer(program.code, np.uint8)
+    def _start(self, program: Program, count: int) -> Status:
         self._status.write()[:] = 0
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         self._csim.start(
-            self.memory,
-            self.memory.window,
-            self._program.address,
-            size // INSTRUCTION_BYTES,
-            self._status.address,
-            self._sequence,
+            self.memory, self.memory.window, self._program.address, count, self._status.address, self._sequence
         )
         status = Status.decode(self._status.read().tobytes())
         if status.sequence != self._sequence or status.fingerprint != self.config.fingerprint:
@@ -178,9 +115,4 @@ class CsimDevice(Device):
                 f"{self.name}: the status block is of program {status.sequence} of hardware {status.fingerprint:08x}, "
                 f"not of program {self._sequence} of {self.config.fingerprint_text}"
             )
-        self._counters = self._counters + status.counters
         return status
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise DeviceError(f"{self.name}: the device is closed; open it again")

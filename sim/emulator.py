@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 
-import numpy as np
-from systolora.hls.check import STATUS_BYTES
 from systolora.hls.config import ArrayConfig
-from systolora.hls.isa import INSTRUCTION_BYTES, Instruction
-from systolora.hls.registers import Counters, Status
+from systolora.hls.isa import Instruction
+from systolora.hls.registers import Status
 
 from .controller import Controller
-from .device import Device, DeviceError, Program
-from .memory import DEFAULT_CAPACITY, ArenaBuffer, DeviceMemory, check_buffer
+from .device import Program
+from .memory import DEFAULT_CAPACITY
+from .memory_device import MemoryDevice
 from .tiled import TiledExecutor
 from .whole import Executor
 
@@ -21,11 +19,10 @@ Trace = Callable[[Program, int, Instruction], None]
 """Called with the program, the index and the instruction before each one that is executed."""
 
 
-class EmulatorDevice(Device):
-    """Runs programs in the calling thread: the future that `submit` returns is already done.
+class EmulatorDevice(MemoryDevice):
+    """Runs programs in the calling thread.
 
     Attributes:
-        memory: the device memory.
         trace: called before each instruction that is executed, or None.
     """
 
@@ -45,78 +42,19 @@ class EmulatorDevice(Device):
             tiled: execute GEMMs tile by tile, as the controller does, instead of at once. The same bits, slower.
             executor: what executes the instructions instead; by default the fastest that is exact on this processor.
         """
-        self.config = config or ArrayConfig()
-        self.memory = DeviceMemory(capacity_bytes)
+        super().__init__(config, capacity_bytes)
         self.trace: Trace | None = None
         if tiled:
             executor = TiledExecutor(self.config)
         self._controller = Controller(self.config, self.memory, executor)
-        self._counters = Counters()
-        self._status = self.memory.allocate(STATUS_BYTES, "status block")
-        self._program = self.memory.allocate(INSTRUCTION_BYTES, "program")
-        self._sequence = 0
-        self._open = True
 
-    def allocate(self, nbytes: int, label: str = "") -> ArenaBuffer:
-        """See `Device.allocate`."""
-        self._check_open()
-        return self.memory.allocate(nbytes, label)
-
-    def submit(self, program: Program) -> Future[Status]:
-        """See `Device.submit`.
-
-        Raises:
-            ValueError: if the code is not a whole number of instructions.
-            BufferMisuseError: if a buffer of the program was freed or belongs to another device.
-        """
-        self._check_open()
-        future: Future[Status] = Future()
-        status = self._run(program)
-        if status.error:
-            future.set_exception(DeviceError.from_status(self.name, status, program.labels))
-        else:
-            future.set_result(status)
-        return future
-
-    @property
-    def counters(self) -> Counters:
-        """See `Device.counters`; programs that were stopped count as far as they came."""
-        return self._counters
-
-    @property
-    def bytes_in_use(self) -> int:
-        """See `Device.bytes_in_use`."""
-        return self.memory.bytes_in_use
-
-    def close(self) -> None:
-        """See `Device.close`. Views of buffers stay readable and hold zeros."""
-        if self._open:
-            self._open = False
-            self.memory.discard()
-
-    def _run(self, program: Program) -> Status:
-        size = len(program.code)
-        if size % INSTRUCTION_BYTES:
-            raise ValueError(f"a program of {size} bytes: it must be a multiple of {INSTRUCTION_BYTES}")
-        for buffer in (*program.reads, *program.writes):
-            check_buffer(buffer, self.memory)
-        if size > self._program.nbytes:
-            self._program.free()
-            self._program = self.memory.allocate(2 * size, "program")
-        self._program.write()[:size] = np.frombuffer(program.code, np.uint8)
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+    def _start(self, program: Program, count: int) -> Status:
         hook = self.trace
-        status = self._controller.run(
+        return self._controller.run(
             self.memory.window,
             self._program.address,
-            size // INSTRUCTION_BYTES,
+            count,
             self._status.address,
             self._sequence,
             None if hook is None else lambda index, instruction: hook(program, index, instruction),
         )
-        self._counters = self._counters + status.counters
-        return status
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise DeviceError(f"{self.name}: the device is closed; open it again")
