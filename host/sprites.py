@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -134,18 +135,29 @@ def full_caption(sprite: Sprite, name: str | None = None) -> str:
     return f"a {sprite.size} {sprite.colour} {name or sprite.shape} on a {sprite.background} background"
 
 
-def random_caption(sprite: Sprite, rng: random.Random) -> str:
-    """A caption that leaves out some facts in 45 % of the cases, as people's captions do."""
-    chance = rng.random()
+def random_caption(sprite: Sprite, rng: random.Random, name: str | None = None) -> str:
+    """A caption that leaves out some facts in 45 % of the cases, as people's captions do.
+
+    `name` replaces the shape's word.
+    """
+    chance, word = rng.random(), name or sprite.shape
     if chance < 0.55:
-        return full_caption(sprite)
+        return full_caption(sprite, word)
     if chance < 0.80:
-        return f"a {sprite.colour} {sprite.shape} on a {sprite.background} background"
+        return f"a {sprite.colour} {word} on a {sprite.background} background"
     if chance < 0.88:
-        return f"a {sprite.colour} {sprite.shape}"
+        return f"a {sprite.colour} {word}"
     if chance < 0.94:
-        return f"a {sprite.shape} on a {sprite.background} background"
-    return f"a {sprite.shape}"
+        return f"a {word} on a {sprite.background} background"
+    return f"a {word}"
+
+
+def made_up_word(rng: random.Random) -> str:
+    """Three to nine random letters that are no shape's word."""
+    while True:
+        word = "".join(rng.choices(ascii_lowercase, k=rng.randrange(3, 10)))
+        if word not in SHAPES:
+            return word
 
 
 def make_sprites(
@@ -155,11 +167,13 @@ def make_sprites(
     colours: Sequence[str] = tuple(COLOURS),
     backgrounds: Sequence[str] = tuple(BACKGROUNDS),
     full_captions: bool = False,
+    made_up_share: float = 0.0,
 ) -> SpriteSet:
     """`count` sprites drawn from the given words; the same arguments give the same bytes.
 
-    Captions are `random_caption`s, or `full_caption`s if `full_captions`. Raises ValueError for a negative
-    count, an empty choice or an unknown word.
+    Captions are `random_caption`s, or `full_caption`s if `full_captions`; in a share of them (0 to 1) a
+    made-up word stands for the shape. Raises ValueError for a negative count, an empty choice or an unknown
+    word.
     """
     if count < 0:
         raise ValueError(f"count is {count}, but a number of sprites is 0 or more")
@@ -172,7 +186,8 @@ def make_sprites(
     for index in range(count):
         sprite = random_sprite(rng, shapes, colours, backgrounds)
         pictures[index] = draw_sprite(sprite, rng)
-        captions.append(full_caption(sprite) if full_captions else random_caption(sprite, rng))
+        name = made_up_word(rng) if rng.random() < made_up_share else None
+        captions.append(full_caption(sprite, name) if full_captions else random_caption(sprite, rng, name))
         sprites.append(sprite)
     return SpriteSet(pictures, tuple(captions), tuple(sprites))
 

@@ -86,6 +86,16 @@ def test_random_captions_always_name_the_shape_and_sometimes_leave_facts_out():
     assert len(set(captions)) == 5
 
 
+def test_made_up_words_stand_for_the_shape_in_their_share_of_the_captions():
+    drawn = make_sprites(1000, 0, full_captions=True, made_up_share=0.25)
+    unknown = [c for c, s in zip(drawn.captions, drawn.sprites, strict=True) if f" {s.shape} " not in c]
+    assert 0.2 < len(unknown) / 1000 < 0.3
+    words = {caption.split()[3] for caption in unknown}
+    assert len(words) > 0.9 * len(unknown)
+    assert not words & set(SHAPES)
+    assert all(word.isalpha() and word.islower() and 3 <= len(word) <= 9 for word in words)
+
+
 def test_choices_are_kept_to():
     drawn = make_sprites(80, 0, ("heart",), ("red", "blue"), ("black",), full_captions=True)
     assert {s.colour for s in drawn.sprites} == {"red", "blue"}
