@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("constant", "linear", "cosine", "constant_with_warmup"),
     "weight_scales": ("tensor", "channel"),
     "rounding": ("nearest", "stochastic"),
+    "method": ("lora", "intlora-mul", "intlora-shift"),
 }
 """Allowed values of the settings that are names."""
 
@@ -61,6 +62,9 @@ class TrainSettings:
     emulated_board: str = _setting("", "with --backend board: run the real driver on this emulated board")
     weight_scales: str = _setting("tensor", "one scale per weight tensor (the CDM-QTA paper), or per output channel")
     rounding: str = _setting("nearest", "of gradients: nearest or stochastic")
+    method: str = _setting("lora", "lora, or IntLoRA's integer weights: intlora-mul, intlora-shift (docs/intlora.md)")
+    bits: int = _setting(8, "IntLoRA: bits of the frozen weights and of the adaptation term, 2 to 8")
+    remedies: str = _setting("all", "IntLoRA: all, none (the paper's form), or some of zeros,scale,range")
     gradient_checkpointing: bool = _setting(False, "keep fewer activations, compute them twice")
     checkpoint_every: int = _setting(500, "steps between checkpoints; 0 turns them off")
     keep_checkpoints: int = _setting(2, "how many of the newest checkpoints stay")
@@ -112,6 +116,10 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     for name, allowed in CHOICES.items():
         if getattr(settings, name) not in allowed:
             raise UserError(f"--{_option(name)} {getattr(settings, name)!r}: allowed are {', '.join(allowed)}")
+    if settings.method != "lora" and settings.targets == "linear":
+        raise UserError(f"--method {settings.method} goes with --targets kv or attention, not linear")
+    if not 2 <= settings.bits <= 8:
+        raise UserError(f"--bits {settings.bits}: allowed are 2 to 8")
     if not 0 <= settings.caption_dropout <= 1:
         raise UserError(f"--caption-dropout {settings.caption_dropout}: it is a share, from 0 to 1")
     return settings

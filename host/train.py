@@ -82,7 +82,8 @@ class Trainer:
         self.unet.train()
         self._own_device = device is None
         self.device = device
-        self.handle = self._offload() if settings.precision == "int8" else None
+        on_device = settings.precision == "int8" or settings.method != "lora"
+        self.handle: Any = self._offload() if on_device else None
         self.parameters = [value for value in self.unet.parameters() if value.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -96,9 +97,13 @@ class Trainer:
         from .offloading import offload
         from .quantization import quantization_for
 
-        if self.device is None:
+        if self.device is None and self.settings.precision == "int8":
             self.device = open_device_for(self.settings)
         quantization = quantization_for(self.settings.weight_scales, self.settings.rounding, self.settings.seed)
+        if self.settings.method != "lora":
+            from .intlora_train import attach_for
+
+            return attach_for(self.unet, self.settings, self.device, quantization)
         return offload(self.unet, targets=self.settings.targets, device=self.device, quantization=quantization)
 
     def _make_schedule(self) -> Any:
@@ -127,6 +132,10 @@ class Trainer:
         path = self.output / "pytorch_lora_weights.safetensors"
         if self.processes.first:
             path = save_adapter(self.unet, self.output, self.settings)
+            if self.settings.method != "lora":
+                from .intlora_train import save_integers
+
+                path = save_integers(self.unet, self.handle, self.output)
         text = str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
         return TrainResult(path, self.losses, time.perf_counter() - began, text)
 

@@ -1,0 +1,45 @@
+"""IntLoRA in a training run: integers attached by the run's settings, and their adapter written beside peft's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from systolora.sim.device import Device
+from torch import nn
+
+from .intlora_file import write_file
+from .intlora_merge import adapter_file, frozen_weights
+from .intlora_peft import IntLoraHandle, attach
+from .intlora_settings import IntLoraSettings, parse_remedies
+from .quantization import QuantizationConfig
+from .settings import TrainSettings
+
+INTLORA_FILE = "intlora_adapter.safetensors"
+
+
+def intlora_settings(settings: TrainSettings) -> IntLoraSettings:
+    """The settings of the integers that a run's settings name.
+
+    Raises:
+        UserError: for a remedy that does not exist.
+    """
+    return IntLoraSettings(
+        method=settings.method.removeprefix("intlora-"),
+        bits=settings.bits,
+        seed=settings.seed,
+        remedies=parse_remedies(settings.remedies),
+    )
+
+
+def attach_for(
+    unet: nn.Module, settings: TrainSettings, device: Device | None, quantization: QuantizationConfig
+) -> IntLoraHandle:
+    """Integer weights for all adapted layers of a U-Net; without a device their GEMMs run in torch in float32."""
+    return attach(unet, intlora_settings(settings), device, quantization)
+
+
+def save_integers(unet: nn.Module, handle: IntLoraHandle, folder: Path) -> Path:
+    """Writes the integer adapter, whose merged weights are those of the last training step to the bit."""
+    handle.finish()
+    content = adapter_file(handle, frozen_weights(unet, handle.modules))
+    return write_file(folder / INTLORA_FILE, content)
