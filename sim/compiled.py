@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from systolora.hls.config import ArrayConfig
@@ -71,7 +72,7 @@ def _proved_matrix_unit() -> bool | None:
     if library is None:
         return None
     for matrix_unit in (True, False) if library.systolora_has_gemm() else (False,):
-        wrong = self_check(lambda config, unit=matrix_unit: CompiledExecutor(config, library, matrix_unit=unit))
+        wrong = self_check(partial(CompiledExecutor, library=library, matrix_unit=matrix_unit))
         if not wrong:
             return matrix_unit
         what = "matrix unit" if matrix_unit else "compiled kernels"
@@ -79,11 +80,11 @@ def _proved_matrix_unit() -> bool | None:
     return None
 
 
-def self_check(make: object) -> str:
-    """Runs trials of every form on an execution; `make(config)` gives it. Empty if all bits are right, else the first that is not."""
+def self_check(make: Callable[[ArrayConfig], Executor]) -> str:
+    """Runs trials of every form on an execution that `make` gives. Empty if all bits are right, else the first that is not."""
     for bus_bytes in (8, 16):
         config = ArrayConfig(rows=8, cols=8, bus_bytes=bus_bytes)
-        executor: Executor = make(config)  # type: ignore[operator]
+        executor = make(config)
         bench = _Bench(config, DeviceMemory(1 << 24))
         rng = np.random.default_rng(bus_bytes)
         for index in range(24):

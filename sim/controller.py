@@ -148,17 +148,20 @@ def _prepare(config: ArrayConfig, data: bytes, window: Region) -> _Prepared:
     except DecodeError as error:
         return _Prepared(None, error.code, (), (), ())
     # reuse_a depends on the instruction before, the program and status regions on the start: both come in _check_here.
-    alone = replace(instruction, reuse_a=False) if isinstance(instruction, Gemm) else instruction
+    alone = instruction
+    if isinstance(instruction, Gemm) and instruction.reuse_a:
+        alone = replace(instruction, reuse_a=False)
     code = check_instruction(config, Surroundings(window, _NOWHERE, _NOWHERE), alone, None)
     if code:
         return _Prepared(instruction, code, (), (), ())
+    counts = _values(count_instruction(config, instruction))
     writes: list[Region] = []
+    nonfinite: tuple[int, ...] = ()
     if isinstance(instruction, Gemm):
         writes = gemm_writes(config, instruction)
     elif isinstance(instruction, Quantize):
         writes = quantize_writes(config, instruction)
-    counts = _values(count_instruction(config, instruction))
-    nonfinite = _values(count_instruction(config, instruction, nonfinite=True))
+        nonfinite = _values(count_instruction(config, instruction, nonfinite=True))
     return _Prepared(instruction, ErrorCode.OK, tuple(writes), counts, nonfinite)
 
 

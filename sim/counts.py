@@ -7,9 +7,10 @@ these numbers, C-simulation counts them one by one, and the performance model tu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import product
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +130,7 @@ def count_instruction(config: ArrayConfig, op: Instruction, *, nonfinite: bool =
         nonfinite: the instruction is a QUANTIZE that ended with NONFINITE.
     """
     if isinstance(op, Gemm):
-        return _count_gemm(config, _without_places(op))
+        return _count_gemm(config, _Countable(_counted_fields(op), op))
     if isinstance(op, Quantize):
         return _count_quantize(config, op, nonfinite)
     return count_fetch(config)
@@ -156,15 +157,21 @@ def _scale_words(config: ArrayConfig, mode: ScaleMode, length: int) -> int:
     return 1 if mode == ScaleMode.TENSOR else ceil_div(FLOAT_BYTES * length, config.bus_bytes)
 
 
-def _without_places(op: Gemm) -> Gemm:
-    # Counts do not depend on where things lie, so equal shapes share one cache entry.
-    return replace(
-        op, a_address=0, b_address=0, c_address=0, scale_a_address=0, scale_b_address=0, bias_address=0, tag=0
-    )
+_PLACES = {"a_address", "b_address", "c_address", "scale_a_address", "scale_b_address", "bias_address", "tag"}
+_counted_fields = attrgetter(*(field.name for field in fields(Gemm) if field.name not in _PLACES))
+
+
+@dataclass(frozen=True)
+class _Countable:
+    """A GEMM that equals all others with the same counts: those that differ only in where their operands lie."""
+
+    key: tuple[object, ...]
+    op: Gemm = field(compare=False)
 
 
 @lru_cache(maxsize=4096)
-def _count_gemm(config: ArrayConfig, op: Gemm) -> Counters:
+def _count_gemm(config: ArrayConfig, countable: _Countable) -> Counters:
+    op = countable.op
     kinds_m, kinds_n, kinds_k = (
         _span_kinds(op.m, op.tile_m),
         _span_kinds(op.n, op.tile_n),

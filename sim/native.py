@@ -31,7 +31,8 @@ FLAGS = (
     # Plain loops stay loops: for rows of some kilobytes the library's copy is slower than they are.
     "-fno-tree-loop-distribute-patterns",
 )
-_LAST_PARAMETERS = [ctypes.c_uint64, ctypes.c_int64, ctypes.c_int]
+_PARAMETERS = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_int)
+"""Of every kernel: the instruction, host and device address of the memory, bytes of a bus word, threads."""
 
 
 class BuildError(RuntimeError):
@@ -93,11 +94,10 @@ def load_library() -> ctypes.CDLL | None:
     except (BuildError, OSError) as error:
         warnings.warn(f"emulating with numpy, which is slower but exact: {error}", RuntimeWarning, stacklevel=2)
         return None
-    pointers = [ctypes.c_char_p, ctypes.c_void_p]
-    library.systolora_quantize.argtypes = [*pointers, *_LAST_PARAMETERS]
-    library.systolora_epilogue.argtypes = [*pointers, *_LAST_PARAMETERS, ctypes.c_void_p]
+    library.systolora_quantize.argtypes = list(_PARAMETERS)
+    library.systolora_epilogue.argtypes = [*_PARAMETERS, ctypes.c_void_p]
     if library.systolora_has_gemm():
-        library.systolora_gemm.argtypes = [*pointers, *_LAST_PARAMETERS]
+        library.systolora_gemm.argtypes = list(_PARAMETERS)
     return library
 
 

@@ -122,7 +122,10 @@ def quantize_trial(device: Allocator, rng: np.random.Generator, op: Quantize, pa
     """Places a QUANTIZE's operands on a device. `pattern` is one of FLOAT_PATTERNS."""
     place = _Placer(device, rng)
     source = random_floats(rng, (op.m, op.n), pattern)
-    stored = reference.bfloat16_bits(source) if op.source == Source.BFLOAT16 else source
+    stored: NDArray = source
+    if op.source == Source.BFLOAT16:
+        stored = reference.bfloat16_bits(source)
+        source = reference.from_bfloat16(stored)
     a = place.matrix("source", stored)
     factor = place.vector("factor", op.n if op.multiply else 0, "normal")
     c = place.matrix("integers", rng.integers(-128, 128, (op.m, op.n)).astype(np.int8))
@@ -130,7 +133,7 @@ def quantize_trial(device: Allocator, rng: np.random.Generator, op: Quantize, pa
     rows = (op.index_base + np.arange(op.m, dtype=object) * op.index_stride)[:, None]
     index = ((rows + np.arange(op.n, dtype=object)) % 2**32).astype(np.uint32)
     integers, scales = reference.quantize(
-        reference.from_bfloat16(stored) if op.source == Source.BFLOAT16 else source,
+        source,
         op.axis,
         rounding=op.rounding,
         seed=op.seed,

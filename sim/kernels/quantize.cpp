@@ -41,70 +41,100 @@ class Quantizer {
     // For bit patterns without sign, the order of the integers is the order of the floats, and NaN and infinity come last.
     uint32_t absmax(int64_t row, int64_t start, int64_t count, uint32_t* columns) const {
         float line[kLineValues];
-        const float* values = load(row, start, count, line);
-        uint32_t largest = 0;
-        if (columns == nullptr) {
-            for (int64_t j = 0; j < count; ++j) largest = std::max(largest, bits_of(values[j]) & kMagnitude);
-        } else {
-            for (int64_t j = 0; j < count; ++j) columns[j] = std::max(columns[j], bits_of(values[j]) & kMagnitude);
-        }
-        return largest;
+        if (const float* values = floats(row, start, count, line)) return absmax_of(values, count, columns);
+        return absmax_of(memory_.at<uint16_t>(place(row)) + start, count, columns);
     }
 
-    // Integers of a part of a row. `inverses`: per column if `step` is 1, the same for all if it is 0.
-    void convert(int64_t row, int64_t start, int64_t count, const float* inverses, int step, int8_t* out) const {
+    // Integers of a part of a row. `inverses`: one per column if `per_column`, else one for all.
+    void convert(int64_t row, int64_t start, int64_t count, const float* inverses, bool per_column, int8_t* out) const {
         float line[kLineValues];
-        const float* values = load(row, start, count, line);
-        if (op_.rounding) {
-            convert_stochastic(row, start, count, values, inverses, step, out);
-            return;
-        }
-        // Denormals need no care here: they and what they make are far below one half.
-        if (step == 0) {
-            const float inverse = inverses[0];
-            for (int64_t j = 0; j < count; ++j) out[j] = static_cast<int8_t>(nearest(values[j] * inverse));
+        if (const float* values = floats(row, start, count, line)) {
+            convert_from(values, row, start, count, inverses, per_column, out);
         } else {
-            for (int64_t j = 0; j < count; ++j) out[j] = static_cast<int8_t>(nearest(values[j] * inverses[j]));
+            convert_from(memory_.at<uint16_t>(place(row)) + start, row, start, count, inverses, per_column, out);
         }
     }
 
   private:
-    // Half to even by adding and taking away 1.5 * 2**23; |v| is at most 127.00002, so nothing needs to be clipped.
-    static int32_t nearest(float v) {
-        constexpr float magic = 12582912.0f;
-        return static_cast<int32_t>(bits_of(v + magic)) - static_cast<int32_t>(bits_of(magic));
+    uint64_t place(int64_t row) const { return op_.a_address + row * op_.a_stride; }
+
+    // Values of a part of a row multiplied by their factors, in `line`; or the values as they lie, if there are no factors
+    // and they are float32; or null, if they are bfloat16.
+    const float* floats(int64_t row, int64_t start, int64_t count, float* line) const {
+        if (factors_.empty()) return op_.source ? nullptr : memory_.at<float>(place(row)) + start;
+        if (op_.source) {
+            multiply_factors(memory_.at<uint16_t>(place(row)) + start, factors_.data() + start, count, line);
+        } else {
+            multiply_factors(memory_.at<float>(place(row)) + start, factors_.data() + start, count, line);
+        }
+        return line;
     }
 
-    void convert_stochastic(int64_t row, int64_t start, int64_t count, const float* values, const float* inverses,
-                            int step, int8_t* out) const {
+    template <typename Value>
+    static void multiply_factors(const Value* values, const float* factors, int64_t count, float* line) {
+        for (int64_t j = 0; j < count; ++j) line[j] = multiply(canonical(widen(values[j])), factors[j]);
+    }
+
+    template <typename Value>
+    static uint32_t absmax_of(const Value* values, int64_t count, uint32_t* columns) {
+        if (columns != nullptr) {
+            for (int64_t j = 0; j < count; ++j) columns[j] = std::max(columns[j], bits_of(widen(values[j])) & kMagnitude);
+            return 0;
+        }
+        return largest_bits(values, count);
+    }
+
+    static uint32_t largest_bits(const float* values, int64_t count) {
+        uint32_t largest = 0;
+        for (int64_t j = 0; j < count; ++j) largest = std::max(largest, bits_of(values[j]) & kMagnitude);
+        return largest;
+    }
+
+    static uint32_t largest_bits(const uint16_t* values, int64_t count) {
+        uint16_t largest = 0;
+        for (int64_t j = 0; j < count; ++j) largest = std::max<uint16_t>(largest, values[j] & (kMagnitude >> 16));
+        return static_cast<uint32_t>(largest) << 16;
+    }
+
+    template <typename Value>
+    void convert_from(const Value* values, int64_t row, int64_t start, int64_t count, const float* inverses, bool per_column,
+                      int8_t* out) const {
+        if (op_.rounding && per_column) {
+            convert_stochastic<Value, true>(values, row, start, count, inverses, out);
+        } else if (op_.rounding) {
+            convert_stochastic<Value, false>(values, row, start, count, inverses, out);
+        } else if (per_column) {
+            for (int64_t j = 0; j < count; ++j) out[j] = nearest(widen(values[j]) * inverses[j]);
+        } else {
+            const float inverse = inverses[0];
+            for (int64_t j = 0; j < count; ++j) out[j] = nearest(widen(values[j]) * inverse);
+        }
+    }
+
+    // Half to even by adding and taking away 1.5 * 2**23; |v| is at most 127.00002, so nothing needs to be clipped.
+    // Denormals need no care: they and what they make are far below one half.
+    static int8_t nearest(float v) {
+        constexpr float magic = 12582912.0f;
+        return static_cast<int8_t>(bits_of(v + magic) - bits_of(magic));
+    }
+
+    template <typename Value, bool PerColumn>
+    void convert_stochastic(const Value* values, int64_t row, int64_t start, int64_t count, const float* inverses,
+                            int8_t* out) const {
         const uint32_t key = mix(static_cast<uint32_t>(op_.seed));
-        const uint32_t first = static_cast<uint32_t>(op_.index_base + row * op_.index_stride + start);
+        const uint32_t first = static_cast<uint32_t>(op_.index_base + row * op_.index_stride + start) + key;
         for (int64_t j = 0; j < count; ++j) {
-            const float inverse = inverses[j * step];
-            const uint32_t random = mix(first + static_cast<uint32_t>(j) + key) >> 8;
+            const float inverse = inverses[PerColumn ? j : 0];
+            const uint32_t random = mix(first + static_cast<uint32_t>(j)) >> 8;
             const float u = static_cast<float>(static_cast<int32_t>(random)) * 0x1p-24f;
-            const float v = std::floor(add(multiply(canonical(values[j]), inverse), u));
+            const float v = std::floor(add(multiply(canonical(widen(values[j])), inverse), u));
             const float kept = inverse == 0.0f ? 0.0f : std::max(-127.0f, std::min(v, 127.0f));
             out[j] = static_cast<int8_t>(static_cast<int32_t>(kept));
         }
     }
 
-    // Values of a part of a row as float32, multiplied by their factors; `line` has room for kLineValues.
-    const float* load(int64_t row, int64_t start, int64_t count, float* line) const {
-        const uint64_t place = op_.a_address + row * op_.a_stride;
-        const float* values = memory_.at<float>(place) + start;
-        if (op_.source) {
-            const uint16_t* halves = memory_.at<uint16_t>(place) + start;
-            for (int64_t j = 0; j < count; ++j) line[j] = from_bfloat16(halves[j]);
-            values = line;
-        }
-        if (!factors_.empty()) {
-            const float* factors = factors_.data() + start;
-            for (int64_t j = 0; j < count; ++j) line[j] = multiply(canonical(values[j]), factors[j]);
-            values = line;
-        }
-        return values;
-    }
+    static float widen(float x) { return x; }
+    static float widen(uint16_t x) { return from_bfloat16(x); }
 
     const QuantizeFields& op_;
     const Memory& memory_;
@@ -156,7 +186,7 @@ int quantize_rows(const QuantizeFields& op, const Memory& memory, int threads, c
             if (largest >= kInfinity) return;
             const float inverse = scaling_of(largest).inverse;
             for_parts(op.n, [&](int64_t start, int64_t count) {
-                quantizer.convert(i, start, count, &inverse, 0, waiting + i * op.n + start);
+                quantizer.convert(i, start, count, &inverse, false, waiting + i * op.n + start);
             });
         }
     });
