@@ -24,7 +24,7 @@ SOURCES = Path(__file__).parent / "kernels"
 UNITS = ("quantize.cpp", "gemm.cpp")
 HEADERS = ("floats.hpp", "support.hpp", "epilogue.hpp", "pack.hpp")
 FLAGS = (
-    *("-std=c++20", "-O3", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC", "-pthread"),
+    *("-std=c++20", "-O3", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC", "-fopenmp"),
     # No fused multiply-add: each operation is rounded. The other two only say that nobody looks at errno and at the
     # floating point exception flags; no value depends on them.
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),

@@ -21,8 +21,8 @@ constexpr int64_t kPartSteps = 40;               // steps of k at a time; the su
 constexpr int64_t kChunkSteps = 10;              // steps of a part at a time: 20 KB of A stay in the first cache
 constexpr int64_t kGroupBytes = 1 << 20;         // of B at a time: stays in the second cache while all rows of A pass
 constexpr int64_t kBandPanels = 20;              // panels whose sums are finished together, so that C is written in long runs
-constexpr int64_t kThreadProducts = 96 << 20;    // multiply-accumulates that are worth another thread
-constexpr int64_t kThreadPackBytes = 1 << 20;    // bytes of B that are worth another thread
+constexpr int64_t kThreadProducts = 8 << 20;     // multiply-accumulates that are worth another thread
+constexpr int64_t kThreadPackBytes = 128 << 10;  // bytes of B that are worth another thread
 
 int64_t ceil_div(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 
@@ -234,7 +234,7 @@ class Product {
 
 #endif
 
-constexpr int64_t kThreadResults = 1 << 18;  // elements of C that are worth another thread
+constexpr int64_t kThreadResults = 1 << 15;  // elements of C that are worth another thread
 
 }  // namespace
 }  // namespace systolora

@@ -11,7 +11,7 @@ namespace {
 
 constexpr uint32_t kSmallestAbsmax = 0x0d800000u;  // 2**-100 as bits: below it a group counts as zero
 constexpr int64_t kLineValues = 1024;              // values converted at a time
-constexpr int64_t kThreadValues = 1 << 18;         // fewer values than this are not worth another thread
+constexpr int64_t kThreadValues = 1 << 15;         // fewer values than this are not worth another thread
 
 enum Axis { kTensor = 0, kRow = 1, kColumn = 2 };
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <thread>
 #include <vector>
 
 namespace systolora {
@@ -23,14 +22,16 @@ struct Memory {
     }
 };
 
-// Calls work(0) .. work(count - 1), each in a thread of its own. Threads live for one call only: nothing to shut down, safe
-// after fork(). Starting one takes some 20 us, so callers ask for one thread unless the work is long.
+// Calls work(0) .. work(count - 1), each in a thread of its own if there are that many. OpenMP's threads are those of torch
+// as well (both load the same library), so the two do not compete for the processors.
 template <typename Work>
 void run_threads(int count, const Work& work) {
-    std::vector<std::thread> others;
-    for (int index = 1; index < count; ++index) others.emplace_back([&work, index] { work(index); });
-    work(0);
-    for (auto& thread : others) thread.join();
+    if (count == 1) {
+        work(0);
+        return;
+    }
+#pragma omp parallel for schedule(static, 1) num_threads(count)
+    for (int index = 0; index < count; ++index) work(index);
 }
 
 // Part `index` of `count` nearly equal parts of 0 .. length, in whole units.
