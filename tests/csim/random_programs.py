@@ -281,7 +281,8 @@ class ProgramBuilder:
 
     def add_quantize(self, *, finite: bool = True) -> None:
         """A QUANTIZE; of float32 noise with `finite`, else of anything."""
-        m, n = self.size(), self.size() * int(self.rng.integers(1, 13))
+        m = self.size()
+        n = min(self.size() * int(self.rng.integers(1, 13)), 40_000 // m)
         source = self.pick(Source)
         size = SOURCE_BYTES[source]
         values = self.floats(m * n, wild=not finite).reshape(m, n)
