@@ -24,13 +24,16 @@ SOURCES = Path(__file__).parent / "kernels"
 UNITS = ("quantize.cpp", "gemm.cpp")
 HEADERS = ("floats.hpp", "support.hpp", "epilogue.hpp", "pack.hpp")
 FLAGS = (
-    *("-std=c++20", "-O3", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC", "-fopenmp"),
+    *("-std=c++20", "-O3", "-march=native", "-shared", "-fPIC", "-fopenmp"),
     # No fused multiply-add: each operation is rounded. The other two only say that nobody looks at errno and at the
     # floating point exception flags; no value depends on them.
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     # Plain loops stay loops: for rows of some kilobytes the library's copy is slower than they are.
     "-fno-tree-loop-distribute-patterns",
 )
+WIDE_VECTORS = "-mprefer-vector-width=512"
+"""Only where the processor has them: GCC takes half of their width by default."""
+
 _PARAMETERS = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_int)
 """Of every kernel: the instruction, host and device address of the memory, bytes of a bus word, threads."""
 
@@ -53,7 +56,7 @@ def library_path() -> Path:
     digest = hashlib.sha256()
     for name in (*UNITS, *HEADERS):
         digest.update((SOURCES / name).read_bytes())
-    for text in (fields_header(), " ".join(FLAGS), _compiler(), _processor()):
+    for text in (fields_header(), " ".join(_flags()), _compiler(), _processor()):
         digest.update(text.encode() + b"\0")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "systolora" / f"kernels-{digest.hexdigest()[:16]}.so"
@@ -74,7 +77,7 @@ def build_library() -> Path:
             built = Path(folder) / path.name
             (Path(folder) / "fields.hpp").write_text(fields_header())
             sources = [str(SOURCES / name) for name in UNITS]
-            command = [_compiler(), *FLAGS, f"-I{folder}", *sources, "-o", str(built)]
+            command = [_compiler(), *_flags(), f"-I{folder}", *sources, "-o", str(built)]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode:
                 raise BuildError(f"the compiler failed: {result.stderr.strip()[:2000]}")
@@ -136,6 +139,10 @@ def _compiler() -> str:
     if path is None:
         raise BuildError("no C++ compiler; install g++, or set CXX")
     return path
+
+
+def _flags() -> list[str]:
+    return [*FLAGS, WIDE_VECTORS] if "avx512f" in _processor() else list(FLAGS)
 
 
 def _processor() -> str:

@@ -84,13 +84,13 @@ class Epilogue {
 
     // Writes past the caches: a large C would only push out of them what is needed again.
     static void stream(const uint8_t* line, uint8_t* out, int64_t bytes) {
+        int64_t done = 0;
 #ifdef __AVX512F__
-        const int64_t whole = bytes / 64 * 64;
-        for (int64_t i = 0; i < whole; i += 64) {
-            _mm512_stream_si512(reinterpret_cast<__m512i*>(out + i), _mm512_load_si512(line + i));
+        for (; done + 64 <= bytes; done += 64) {
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(out + done), _mm512_load_si512(line + done));
         }
-        std::memcpy(out + whole, line + whole, bytes - whole);
 #endif
+        std::memcpy(out + done, line + done, bytes - done);
     }
 
     void finish_integers(const int32_t* __restrict sums, int64_t columns, uint32_t* __restrict out) const {

@@ -178,6 +178,21 @@ def test_a_matrix_unit_that_gives_wrong_bits_is_not_used(
     assert self_check(lambda config: executor if config == CONFIG else fastest_executor(config)) == ""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["x86-64", "x86-64-v3", "x86-64-v4"])
+def test_other_processors_get_the_same_bits(
+    library: ctypes.CDLL, fresh_caches: None, architecture: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the compiler makes for processors without a matrix unit, or without wide vectors, as far as this one runs it."""
+    if architecture == "x86-64-v4" and "avx512f" not in native._processor():
+        pytest.skip("no AVX-512 here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    flags = [f"-march={architecture}" if flag == "-march=native" else flag for flag in native.FLAGS]
+    monkeypatch.setattr(native, "_flags", lambda: flags)
+    executor = fastest_executor(CONFIG)
+    assert isinstance(executor, CompiledExecutor) and executor._multiply is None
+
+
 def test_they_can_be_left_out(fresh_caches: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYSTOLORA_NATIVE", "0")
     assert isinstance(fastest_executor(CONFIG), NumpyExecutor)
