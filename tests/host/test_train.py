@@ -181,9 +181,9 @@ with torch.no_grad():
 numpy.save(sys.argv[3], predicted.numpy())
 """
 
-ADAPTER_ERROR = 0.02
+ADAPTER_ERROR = 0.005
 """Relative L2 difference of the noise predicted by plain float32 diffusers and by the INT8 model with the same adapter. Measured:
-0.004 to 0.007 on this model."""
+0.0007, where the adapter's own effect is 0.013."""
 
 
 def test_plain_diffusers_loads_the_adapter_and_agrees(settings: TrainSettings, tmp_path: Path) -> None:
