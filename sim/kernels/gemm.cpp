@@ -20,6 +20,7 @@ namespace {
 constexpr int64_t kPartSteps = 40;               // steps of k at a time; the sums of the parts before wait in memory
 constexpr int64_t kChunkSteps = 10;              // steps of a part at a time: 20 KB of A stay in the first cache
 constexpr int64_t kGroupBytes = 1 << 20;         // of B at a time: stays in the second cache while all rows of A pass
+constexpr int64_t kFewRows = 300;                // with fewer, half a group: then what it is packed from fits beside it
 constexpr int64_t kBandPanels = 20;              // panels whose sums are finished together, so that C is written in long runs
 constexpr int64_t kThreadProducts = 8 << 20;     // multiply-accumulates that are worth another thread
 constexpr int64_t kThreadPackBytes = 128 << 10;  // bytes of B that are worth another thread
@@ -104,7 +105,8 @@ class Product {
         by_rows_ = threads_ == 1 || op.m >= threads_ * 2 * kPanel;
         packed_before_ = by_rows_ && threads_ > 1;
         const int64_t own_panels = by_rows_ ? panels_ : ceil_div(panels_, threads_);
-        const int64_t fitting = kGroupBytes / (ceil_div(steps_, parts_) * kPanelStepBytes);
+        const int64_t group_bytes = op.m < kFewRows ? kGroupBytes / 2 : kGroupBytes;
+        const int64_t fitting = group_bytes / (ceil_div(steps_, parts_) * kPanelStepBytes);
         const int64_t most = std::clamp<int64_t>(fitting, 1, own_panels);
         group_panels_ = ceil_div(own_panels, ceil_div(own_panels, most));
         // An odd number of cache lines from row to row: the rows of a tile then lie in different sets of the cache.
