@@ -87,6 +87,7 @@ def recipe(settings: DemoSettings, data: Path) -> TrainSettings:
         seed=settings.seed,
         backend=settings.backend,
         checkpoint_every=0,
+        threads=1,
     )
 
 
