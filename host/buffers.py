@@ -10,6 +10,7 @@ from itertools import count
 import numpy as np
 import torch
 from systolora.sim.device import Buffer, Device, OutOfDeviceMemory
+from systolora.sim.memory import ArenaBuffer
 from torch import Tensor
 
 SMALLEST = 256
@@ -69,7 +70,7 @@ class BufferPool:
         return Lease(self, buffer, size)
 
     def keep(self, lease: Lease) -> Tensor:
-        """A tensor, int64 [1], that keeps the lease: the buffer comes back when the tensor's storage dies.
+        """A tensor, int64 [1], that keeps the lease: it may go when the tensor's storage dies.
 
         Given to `save_for_backward` it ties the buffer to what autograd saved: freed after the backward pass, kept with
         `retain_graph`, dropped and made again by gradient checkpointing.
@@ -109,11 +110,11 @@ class BufferPool:
             self.trim()
 
     def _drop(self, number: int) -> None:
-        lease = self._kept.pop(number, None)
-        if lease is not None:
-            lease.release()
+        self._kept.pop(number, None)
 
     def _take_back(self, buffer: Buffer, size: int) -> None:
+        if isinstance(buffer, ArenaBuffer):
+            buffer.end_loan()
         with self._lock:
             if self._open:
                 self._idle[size].append(buffer)

@@ -12,7 +12,6 @@ With tokens on rows, W' = scale[out] * P, P = sum of digits[i] * 128^i:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Axis
@@ -20,7 +19,6 @@ from systolora.hls.isa import Axis
 from .intlora_digits import BASE
 from .layer_writer import LayerShape, LayerWriter, Quantized
 from .quantization import QuantizationConfig
-from .session import Session
 from .spaces import ProgramTemplate, Sketch
 from .tensors import DeviceMatrix, DeviceVector, ElementType
 
@@ -138,17 +136,6 @@ class FactorPlan:
         factor = writer.quantize(up, "factor", "up", Axis.COLUMN)
         writer.gemm("grad_down", factor, by_column, grad_down, transpose_a=True, alpha=self.scaling)
         return sketch.finish()
-
-
-class IntegerSession(Session):
-    """A session whose templates are written by their plans."""
-
-    def template(self, plan: Any) -> ProgramTemplate:
-        """The program for a plan of this module, written at the first call."""
-        return super().template(plan)
-
-    def _write(self, plan: Any) -> ProgramTemplate:
-        return plan.write(self.device.config, self.quantization)
 
 
 def _inbox(sketch: Sketch, name: str, rows: int, cols: int) -> DeviceMatrix:

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from systolora.hls.isa import Axis
 from systolora.sim.device import Buffer
 from torch import Tensor
 
 from .buffers import Lease
-from .layer_writer import LayerShape
+from .layer_programs import WeightPlan
+from .layer_writer import LayerShape, input_space
 from .session import Session, upload_array
+from .shared_inputs import InputCopies
 from .spaces import ProgramTemplate
 
 _SAMPLES = 64
@@ -65,22 +68,21 @@ class OffloadedLayer:
     def run(
         self,
         template: ProgramTemplate,
-        inputs: Mapping[str, NDArray[Any]],
-        saved: Lease | None = None,
+        inputs: Mapping[str, Tensor | NDArray[Any]],
+        leases: Mapping[str, Lease] | None = None,
         outputs: Collection[str] = (),
         factors: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Runs a program of this layer; see `Session.run`. Weight and bias must be in place.
 
         Args:
-            saved: where x and h are kept from forward to backward.
+            leases: spaces that outlive the program: the int8 copies of x and h.
             factors: down and up, if the program quantizes them anew.
         """
         if factors is not None:
             self._factors = None
         residents = {name: self._room(name, size) for name, size in template.sizes.items() if name in _RESIDENT}
-        if saved is not None:
-            residents["saved"] = saved.buffer
+        residents.update((name, lease.buffer) for name, lease in (leases or {}).items())
         results = self.session.run(template, self.name, self.index, inputs, residents, outputs)
         if factors is not None:
             self._factors = (factors[0].detach().clone(), factors[1].detach().clone(), self.session.step)
@@ -88,6 +90,17 @@ class OffloadedLayer:
             self.int8[gemm.kind] += 1
             self.int8_macs[gemm.kind] += gemm.macs
         return results
+
+    def copies_of(self, x: Tensor) -> InputCopies:
+        """The int8 copies of x that other layers made; none with stochastic rounding, where each layer has its own bits."""
+        if self.session.quantization.activation_rounding == "stochastic":
+            return InputCopies()
+        return self.session.shared.copies(x)
+
+    def input_space(self, wanted: Axis, low: bool) -> str:
+        """Name of the space of x's int8 copy with scales along an axis; `low`: of what dropout made of x."""
+        tensor_wide = self.session.quantization.activation_scales == "tensor"
+        return input_space(Axis.TENSOR if tensor_wide else wanted, low)
 
     def count_float32(self, kind: str, macs: int) -> None:
         """Notes a GEMM that ran in torch because its kind is switched off."""
@@ -101,9 +114,9 @@ class OffloadedLayer:
             return
         self._weight_token = None
         frozen = LayerShape(shape.in_features, shape.out_features, 0, False)
-        template = self.session.template(frozen)
+        template = self.session.template(WeightPlan(frozen))
         residents = {"weight": self._room("weight", template.sizes["weight"])}
-        inputs = {"weight": upload_array(weight.detach().float())}
+        inputs = {"weight": weight}
         # Step 0: a weight that is uploaded again must get the same bits, whatever the step.
         self.session.run(template, self.name, self.index, inputs, residents, step=0)
         self._weight_token = token

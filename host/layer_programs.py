@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Axis
 
-from .layer_writer import LayerShape, LayerWriter, Quantized, Residents, SavedInputs
+from .layer_writer import LayerInputs, LayerShape, LayerWriter, Quantized, Residents
 from .quantization import FROZEN_KINDS, QuantizationConfig
 from .spaces import ProgramTemplate, Sketch
 from .tensors import DeviceMatrix, ElementType
@@ -24,6 +24,8 @@ class ForwardPlan:
         masked: the adapter sees another x than the frozen weight (dropout).
         refresh: the factors changed since they were quantized.
         keep_input, keep_hidden: x and h are needed for grad_down and grad_up.
+        result: element type of y.
+        present: spaces of int8 copies of x that hold them already.
     """
 
     shape: LayerShape
@@ -34,6 +36,12 @@ class ForwardPlan:
     refresh: bool = False
     keep_input: bool = False
     keep_hidden: bool = False
+    result: ElementType = ElementType.FLOAT32
+    present: frozenset[str] = frozenset()
+
+    def write(self, config: ArrayConfig, quantization: QuantizationConfig) -> ProgramTemplate:
+        """See `forward_template`."""
+        return forward_template(config, quantization, self)
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class BackwardPlan:
         source: element type of grad_y as uploaded.
         need_input: grad_x through the frozen weight. need_low_rank: the part of grad_x through the adapter.
         need_down, need_up: gradients of the factors.
+        result: element type of grad_x and grad_x_low.
     """
 
     shape: LayerShape
@@ -56,6 +65,11 @@ class BackwardPlan:
     need_low_rank: bool = False
     need_down: bool = False
     need_up: bool = False
+    result: ElementType = ElementType.FLOAT32
+
+    def write(self, config: ArrayConfig, quantization: QuantizationConfig) -> ProgramTemplate:
+        """See `backward_template`."""
+        return backward_template(config, quantization, self)
 
     @property
     def need_hidden(self) -> bool:
@@ -63,21 +77,28 @@ class BackwardPlan:
         return self.need_down or self.need_low_rank
 
 
-def weight_template(config: ArrayConfig, quantization: QuantizationConfig, shape: LayerShape) -> ProgramTemplate:
+@dataclass(frozen=True)
+class WeightPlan:
     """The program that quantizes a frozen weight; the host writes `weight` float32 [out, in] to the inbox."""
-    sketch = Sketch(config)
-    writer = LayerWriter(sketch, quantization, shape)
-    residents = Residents(writer)
-    source = sketch.space("inbox").matrix(shape.out_features, shape.in_features, ElementType.FLOAT32)
-    writer.quantize(sketch.name("weight", source), "weight", "weight", Axis.ROW, into=residents.weight)
-    return sketch.finish()
+
+    shape: LayerShape
+
+    def write(self, config: ArrayConfig, quantization: QuantizationConfig) -> ProgramTemplate:
+        """The program."""
+        sketch = Sketch(config)
+        writer = LayerWriter(sketch, quantization, self.shape)
+        residents = Residents(writer)
+        source = sketch.space("inbox").matrix(self.shape.out_features, self.shape.in_features, ElementType.FLOAT32)
+        writer.quantize(sketch.name("weight", source), "weight", "weight", Axis.ROW, into=residents.weight)
+        sketch.name("integers", residents.weight.values)
+        return sketch.finish()
 
 
 def forward_template(config: ArrayConfig, quantization: QuantizationConfig, plan: ForwardPlan) -> ProgramTemplate:
     """The forward program: those of y = x W^T + bias + s (h up^T), h = x down^T that run in INT8.
 
     The host writes `x` [tokens, in] and, if needed, `x_low` (what the adapter sees), `down`, `up` and `h` (if it is not made
-    on the device); it reads `y` [tokens, out] and `h` [tokens, rank], float32. Only what is needed has a name.
+    on the device); it reads `y` [tokens, out] and `h` [tokens, rank]. Only what is needed has a name.
     """
     return _Forward(config, quantization, plan).write()
 
@@ -86,7 +107,7 @@ def backward_template(config: ArrayConfig, quantization: QuantizationConfig, pla
     """The backward program: those of the five gradient GEMMs that are needed and run in INT8.
 
     The host writes `g` [tokens, out] and, if needed, `down`, `up` and `grad_h` (if it is not made on the device); it reads
-    `grad_h`, `grad_up`, `grad_down`, `grad_x` and, where the adapter saw another x, `grad_x_low`, float32.
+    `grad_h`, `grad_up`, `grad_down`, `grad_x` and, where the adapter saw another x, `grad_x_low`.
     """
     return _Backward(config, quantization, plan).write()
 
@@ -98,6 +119,7 @@ class _Pass:
         self.sketch = Sketch(config)
         self.writer = LayerWriter(self.sketch, quantization, plan.shape)
         self.residents = Residents(self.writer)
+        self.inputs = LayerInputs(self.writer, plan.tokens)
         self.shape, self.tokens, self.scaling = plan.shape, plan.tokens, plan.scaling
         self._on = quantization.int8_kinds
         if plan.refresh:
@@ -118,38 +140,38 @@ class _Forward(_Pass):
     def __init__(self, config: ArrayConfig, quantization: QuantizationConfig, plan: ForwardPlan) -> None:
         super().__init__(config, quantization, plan)
         self.plan = plan
-        self.saved = SavedInputs(self.writer, plan.tokens, plan.keep_input, plan.keep_hidden)
+        self._sources: dict[bool, DeviceMatrix] = {}
 
     def write(self) -> ProgramTemplate:
         base, down, up = self.on("forward_base"), self.on("forward_down"), self.on("forward_up")
-        x, x_low = self._inputs(base, down or self.plan.keep_input)
         # With one scale for all, both directions use the same int8 copy: it goes where backward will find it.
-        if self.saved.input and x_low:
-            self.writer.quantize(x_low, "activation", "x", Axis.COLUMN, into=self.saved.input)
-        by_token = self._by_token(x) if base and x else None
-        low_by_token = self._by_token(x_low) if down and x_low else None
-        y = self.place("outbox", "y", self.tokens, self.shape.out_features) if base or up else None
+        if self.plan.keep_input:
+            self._x(Axis.COLUMN, low=True)
+        by_token = self._x(Axis.ROW) if base else None
+        low_by_token = self._x(Axis.ROW, low=True) if down else None
+        size = (self.tokens, self.shape.out_features)
+        y = self.place("outbox", "y", *size, self.plan.result) if base or up else None
         if by_token and y:
             residents = self.residents
             self.writer.gemm("forward_base", by_token, residents.weight, y, transpose_b=True, bias=residents.bias)
         hidden = self._hidden(low_by_token, up)
-        if self.saved.hidden and hidden:
-            self.writer.quantize(hidden, "activation", "h", Axis.COLUMN, into=self.saved.hidden)
+        if self.plan.keep_hidden and hidden:
+            self.writer.quantize(hidden, "activation", "h", Axis.COLUMN, into=self.inputs.hidden())
         if up and hidden and y:
             a, b = self.writer.quantize(hidden, "activation", "h", Axis.ROW), self.residents.factor("up", Axis.ROW)
             self.writer.gemm("forward_up", a, b, y, transpose_b=True, alpha=self.scaling, accumulate=base)
         return self.sketch.finish()
 
-    def _inputs(self, base: bool, low: bool) -> tuple[DeviceMatrix | None, DeviceMatrix | None]:
-        """x as the frozen weight sees it, and as the adapter does."""
-        size, source = (self.tokens, self.shape.in_features), self.plan.source
-        x = self.place("inbox", "x", *size, source) if base or (low and not self.plan.masked) else None
-        if not self.plan.masked:
-            return x, x
-        return x, self.place("inbox", "x_low", *size, source) if low else None
-
-    def _by_token(self, x: DeviceMatrix) -> Quantized:
-        return self.writer.quantize(x, "activation", "x", Axis.ROW)
+    def _x(self, wanted: Axis, low: bool = False) -> Quantized:
+        """The int8 copy of x as the frozen weight sees it or, with `low`, as the adapter does."""
+        low = low and self.plan.masked
+        space, target = self.inputs.x(wanted, low)
+        if space in self.plan.present:
+            return target
+        if low not in self._sources:
+            size = (self.tokens, self.shape.in_features)
+            self._sources[low] = self.place("inbox", "x_low" if low else "x", *size, self.plan.source)
+        return self.writer.quantize(self._sources[low], "activation", "x", wanted, into=target)
 
     def _hidden(self, x_low: Quantized | None, up: bool) -> DeviceMatrix | None:
         size = (self.tokens, self.shape.rank)
@@ -167,7 +189,6 @@ class _Backward(_Pass):
         self.down = self.on("grad_down", plan.need_down)
         self.up = self.on("grad_up", plan.need_up)
         self.low_rank = self.on("grad_input_low_rank", plan.need_low_rank)
-        self.saved = SavedInputs(self.writer, plan.tokens, self.down, self.up)
 
     def write(self) -> ProgramTemplate:
         base = self.on("grad_input_base", self.plan.need_input)
@@ -175,18 +196,20 @@ class _Backward(_Pass):
         g = None
         if base or hidden_here or self.up:
             g = self.place("inbox", "g", self.tokens, self.shape.out_features, self.plan.source)
-        grad_x = self.place("outbox", "grad_x", self.tokens, self.shape.in_features) if base else None
+        size = (self.tokens, self.shape.in_features)
+        grad_x = self.place("outbox", "grad_x", *size, self.plan.result) if base else None
         if g and grad_x:
             self._grad_input_base(g, grad_x)
         hidden = self._grad_hidden(g if hidden_here else None)
-        if g and self.up and self.saved.hidden:
+        if g and self.up:
             out = self.place("outbox", "grad_up", self.shape.out_features, self.shape.rank)
             by_column = self.writer.quantize(g, "gradient", "grad_y", Axis.COLUMN)
-            self.writer.gemm("grad_up", by_column, self.saved.hidden, out, transpose_a=True, alpha=self.scaling)
-        if hidden and self.down and self.saved.input:
+            self.writer.gemm("grad_up", by_column, self.inputs.hidden(), out, transpose_a=True, alpha=self.scaling)
+        if hidden and self.down:
             out = self.place("outbox", "grad_down", self.shape.rank, self.shape.in_features)
             by_column = self.writer.quantize(hidden, "gradient", "grad_h", Axis.COLUMN)
-            self.writer.gemm("grad_down", by_column, self.saved.input, out, transpose_a=True)
+            _, x = self.inputs.x(Axis.COLUMN, self.plan.masked)
+            self.writer.gemm("grad_down", by_column, x, out, transpose_a=True)
         if hidden and self.low_rank:
             self._grad_input_low_rank(hidden, None if self.plan.masked else grad_x)
         return self.sketch.finish()
@@ -214,7 +237,7 @@ class _Backward(_Pass):
 
     def _grad_input_low_rank(self, hidden: DeviceMatrix, grad_x: DeviceMatrix | None) -> None:
         name = "grad_x_low" if self.plan.masked else "grad_x"
-        target = grad_x or self.place("outbox", name, self.tokens, self.shape.in_features)
+        target = grad_x or self.place("outbox", name, self.tokens, self.shape.in_features, self.plan.result)
         by_token = self.writer.quantize(hidden, "gradient", "grad_h", Axis.ROW)
         down = self.residents.factor("down", Axis.COLUMN)
         self.writer.gemm("grad_input_low_rank", by_token, down, target, accumulate=grad_x is not None)

@@ -1,7 +1,8 @@
 """How the programs of a layer are written: spaces, scales along the right axis, each quantization once.
 
-Spaces: `inbox` the host writes before a program, `outbox` it reads after it, `work` is scratch, `saved` lives from forward to
-backward, `weight`, `bias` and `factors` live as long as the layer. Which scale may lie along which axis is fixed by the table in
+Spaces: `inbox` the host writes before a program, `outbox` it reads after it, `work` is scratch, `x_row`, `x_column` and the like
+hold int8 copies of x that layers share or that backward needs, `saved` lives from forward to backward, `weight`, `bias` and
+`factors` live as long as the layer. Which scale may lie along which axis is fixed by the table in
 docs/arithmetic.md: per row (token) where features are contracted, per column where tokens are.
 """
 
@@ -159,11 +160,30 @@ class Residents:
             self._writer.quantize(sources[name], "factor", name, axis, into=target)
 
 
-class SavedInputs:
-    """Where x and h wait for the backward pass; the same layout in both programs."""
+class LayerInputs:
+    """Where the int8 copies of x and h lie, each in a space of its own; the same layout in all programs of a layer."""
 
-    def __init__(self, writer: LayerWriter, tokens: int, keep_input: bool, keep_hidden: bool) -> None:
-        space, shape = writer.sketch.space("saved"), writer.shape
-        axis = writer.axis("activation", Axis.COLUMN)
-        self.input = writer.reserve(space, tokens, shape.in_features, axis) if keep_input else None
-        self.hidden = writer.reserve(space, tokens, shape.rank, axis) if keep_hidden else None
+    def __init__(self, writer: LayerWriter, tokens: int) -> None:
+        self._writer = writer
+        self._tokens = tokens
+        self._known: dict[str, Quantized] = {}
+
+    def x(self, wanted: Axis, low: bool = False) -> tuple[str, Quantized]:
+        """Space and copy of x with scales along an axis; `low`: of the other x that the adapter sees (dropout)."""
+        axis = self._writer.axis("activation", wanted)
+        name = input_space(axis, low)
+        return name, self._reserve(name, self._writer.shape.in_features, axis)
+
+    def hidden(self) -> Quantized:
+        """The copy of h per column, which waits for the backward pass."""
+        return self._reserve("saved", self._writer.shape.rank, self._writer.axis("activation", Axis.COLUMN))
+
+    def _reserve(self, name: str, cols: int, axis: Axis) -> Quantized:
+        if name not in self._known:
+            self._known[name] = self._writer.reserve(self._writer.sketch.space(name), self._tokens, cols, axis)
+        return self._known[name]
+
+
+def input_space(axis: Axis, low: bool = False) -> str:
+    """Name of the space of an int8 copy of x."""
+    return f"{'x_low' if low else 'x'}_{axis.name.lower()}"

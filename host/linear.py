@@ -11,18 +11,23 @@ float32. The frozen weight gets no gradient.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from systolora.hls.isa import Axis
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from .buffers import Lease
 from .layer import OffloadedLayer
 from .layer_programs import BackwardPlan, ForwardPlan
 from .layer_writer import LayerShape
-from .session import upload_array, upload_type
+from .shared_inputs import InputCopies, is_shared
+from .tensors import ElementType
+from .transfers import element_type
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,19 @@ def offloaded_linear(
     device_type = x.device.type
     dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
     down, up = (adapter.down, adapter.up) if adapter else (None, None)
-    call = _Call(layer, adapter.scaling if adapter else 0.0, torch.is_grad_enabled(), dtype)
+    call = _Call(layer, adapter.scaling if adapter else 0.0, torch.is_grad_enabled(), dtype, layer.copies_of(x))
     return _OffloadedLinear.apply(call, x, adapter.x if adapter else None, weight, bias, down, up)
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What of a call is no tensor. keep: a backward pass may follow. dtype: of the result."""
+    """What of a call is no tensor. keep: a backward pass may follow. dtype: of the result. copies: those of x."""
 
     layer: OffloadedLayer
     scaling: float
     keep: bool
     dtype: torch.dtype
+    copies: InputCopies
 
     def on(self, kind: str) -> bool:
         """Whether a kind of GEMM runs on the device."""
@@ -121,38 +127,40 @@ class _Forward:
     def run(self) -> Tensor:
         """y [..., out]; leaves in the context what backward needs."""
         if self.tokens == 0:
-            self.ctx.save_for_backward(self.weight, self.down, self.up, None, None, None)
+            self.ctx.save_for_backward(self.weight, self.down, self.up, None, None, None, None)
             return self.x.new_zeros(*self.lead, self.shape.out_features, dtype=self.call.dtype)
         hidden = None
         if self.down is not None and not self.call.on("forward_down"):
             hidden = self.x_low.float() @ self.down.float().T
             self.layer.count_float32("forward_down", self.tokens * self.down.numel())
-        results, anchor = self._program(hidden)
+        results, anchors = self._program(hidden)
         hidden = results.get("h", hidden)
         y = self._add_float32(results.get("y"), hidden)
         on = self.call.on
         kept_x = self.x_low if self.need_down and not on("grad_down") else None
         kept_h = hidden if self.need_up and not on("grad_up") else None
-        self.ctx.save_for_backward(self.weight, self.down, self.up, anchor, kept_x, kept_h)
+        self.ctx.save_for_backward(self.weight, self.down, self.up, *anchors, kept_x, kept_h)
         return y.reshape(*self.lead, self.shape.out_features).to(self.x.device, self.call.dtype)
 
-    def _program(self, hidden: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Runs the program; returns its results and the anchor of what it kept for backward."""
+    def _program(self, hidden: Tensor | None) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+        """Runs the program; returns its results, and the anchors of x and h if backward needs them."""
         on, layer = self.call.on, self.layer
         factors = self._factors()
         plan = ForwardPlan(
             self.shape,
             self.tokens,
-            upload_type(self.x),
+            element_type(self.x),
             scaling=self.call.scaling if self.down is not None else 0.0,
             masked=self.masked,
             refresh=factors is not None,
             keep_input=self.need_down and on("grad_down"),
             keep_hidden=self.need_up and on("grad_up"),
+            result=_result_type(self.call.dtype, added=self.down is not None),
+            present=self.call.copies.present,
         )
         template = layer.session.template(plan)
         if template.empty:
-            return {}, None
+            return {}, [None, None]
         if on("forward_base"):
             layer.place_weight(self.weight, self.shape)
             if self.bias is not None:
@@ -160,13 +168,24 @@ class _Forward:
         values = {"x": self.x, "x_low": self.x_low, "h": hidden, "down": self.down, "up": self.up}
         made = {"h"} if hidden is None else set()
         inputs = _inputs(template.names, values, made)
-        saved = layer.session.pool.lease(template.sizes["saved"], "saved") if "saved" in template.sizes else None
+        leases = self._leases(template.sizes)
         wanted = {"y"}
         if self.down is not None and (not on("forward_up") or (self.need_up and not on("grad_up"))):
             wanted |= made
         outputs = [name for name in template.names if name in wanted]
-        results = layer.run(template, inputs, saved, outputs, factors)
-        return results, None if saved is None else layer.session.pool.keep(saved)
+        results = layer.run(template, inputs, leases, outputs, factors)
+        self.call.copies.leases.update((name, held) for name, held in leases.items() if is_shared(name))
+        keep = layer.session.pool.keep
+        # A copy of x that another layer made is no part of this program, but backward needs it all the same.
+        held = {**self.call.copies.leases, **leases}
+        kept = {layer.input_space(Axis.COLUMN, self.masked): plan.keep_input, "saved": plan.keep_hidden}
+        return results, [keep(held[name]) if needed else None for name, needed in kept.items()]
+
+    def _leases(self, sizes: Mapping[str, int]) -> dict[str, Lease]:
+        """Where the int8 copies of x and h lie: those that are there already, and room for the others."""
+        held = self.call.copies.leases
+        names = [name for name in sizes if name == "saved" or name.startswith("x_")]
+        return {name: held.get(name) or self.layer.session.pool.lease(sizes[name], name) for name in names}
 
     def _factors(self) -> tuple[Tensor, Tensor] | None:
         """down and up, if the program has to quantize them anew."""
@@ -197,7 +216,7 @@ class _Backward:
     def __init__(self, ctx: Any, grad_y: Tensor) -> None:
         self.ctx, self.call, self.layer = ctx, ctx.call, ctx.call.layer
         self.shape: LayerShape = ctx.shape
-        self.weight, self.down, self.up, self.anchor, self.kept_x, self.kept_h = ctx.saved_tensors
+        self.weight, self.down, self.up, self.anchor_x, self.anchor_h, self.kept_x, self.kept_h = ctx.saved_tensors
         _, self.need_x, self.need_x_low, _, self.need_bias, self.need_down, self.need_up = ctx.needs_input_grad
         self.tokens = grad_y.shape[:-1].numel()
         self.g = grad_y.reshape(self.tokens, self.shape.out_features)
@@ -238,7 +257,7 @@ class _Backward:
         plan = BackwardPlan(
             self.shape,
             self.tokens,
-            upload_type(self.g),
+            element_type(self.g),
             scaling=self.call.scaling,
             masked=self.ctx.masked,
             refresh=refresh,
@@ -246,6 +265,7 @@ class _Backward:
             need_low_rank=self.need_low_rank,
             need_down=self.need_down,
             need_up=self.need_up,
+            result=_result_type(self.ctx.x_dtype, added=self.need_low_rank),
         )
         template = layer.session.template(plan)
         if template.empty:
@@ -258,7 +278,8 @@ class _Backward:
         if (self.need_down and not on("grad_down")) or (self.need_low_rank and not on("grad_input_low_rank")):
             outputs |= made
         inputs = _inputs(template.names, values, made)
-        saved = layer.session.pool.kept(self.anchor) if "saved" in template.sizes else None
+        anchors = {layer.input_space(Axis.COLUMN, self.ctx.masked): self.anchor_x, "saved": self.anchor_h}
+        saved = {name: layer.session.pool.kept(anchors[name]) for name in anchors if name in template.sizes}
         wanted = [name for name in template.names if name in outputs]
         self.results = layer.run(template, inputs, saved, wanted, (self.down, self.up) if refresh else None)
 
@@ -298,10 +319,11 @@ class _Backward:
         return self.results[name].to(parameter.device, parameter.dtype)
 
 
-def _inputs(names: tuple[str, ...], values: dict[str, Tensor | None], made: set[str]) -> dict[str, Any]:
+def _inputs(names: tuple[str, ...], values: dict[str, Tensor | None], made: set[str]) -> dict[str, Tensor]:
     """What the host writes: the named matrices that it has and that the program does not make itself."""
-    return {
-        name: upload_array(value) if name in ("x", "x_low", "g") else upload_array(value.float())
-        for name, value in values.items()
-        if name in names and name not in made and value is not None
-    }
+    return {name: value for name, value in values.items() if name in names and name not in made and value is not None}
+
+
+def _result_type(dtype: torch.dtype, added: bool) -> ElementType:
+    """Of a result: bfloat16 where that is wanted and nothing is added to it, so that it is rounded once; else float32."""
+    return ElementType.BFLOAT16 if dtype == torch.bfloat16 and not added else ElementType.FLOAT32

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import ErrorCode
 from systolora.sim.device import Buffer, Device, DeviceError
 from torch import Tensor
 
-from .buffers import BufferPool
-from .layer_programs import BackwardPlan, ForwardPlan, backward_template, forward_template, weight_template
-from .layer_writer import LayerShape
+from .buffers import BufferPool, Lease
 from .quantization import QuantizationConfig
+from .shared_inputs import SharedInputs
 from .spaces import ProgramTemplate
-from .tensors import ElementType
+from .tensors import DeviceMatrix
+from .transfers import copy_result, take_result, upload
 
 _TEMPLATES = 2048
 """How many templates are remembered: one per kind of program and shape."""
 
-Plan = ForwardPlan | BackwardPlan | LayerShape
-"""What a template is made from; a `LayerShape` stands for the program that quantizes its weight."""
+
+class Plan(Protocol):
+    """What a program has to do; equal plans have equal programs."""
+
+    def write(self, config: ArrayConfig, quantization: QuantizationConfig) -> ProgramTemplate:
+        """The program."""
+
+    def __hash__(self) -> int:
+        """Plans are found by their value."""
 
 
 class NonFiniteTensorError(RuntimeError):
@@ -35,6 +43,7 @@ class Session:
 
     Attributes:
         step: of the optimizer; the seeds of stochastic rounding depend on it.
+        shared: the int8 copies of inputs that several layers have.
     """
 
     def __init__(self, device: Device, quantization: QuantizationConfig) -> None:
@@ -42,6 +51,7 @@ class Session:
         self.quantization = quantization
         self.pool = BufferPool(device)
         self.step = 0
+        self.shared = SharedInputs()
         self._templates: dict[Plan, ProgramTemplate] = {}
         self._open = True
 
@@ -61,7 +71,7 @@ class Session:
         if found is None:
             if len(self._templates) >= _TEMPLATES:
                 self._templates.clear()
-            found = self._templates[plan] = self._write(plan)
+            found = self._templates[plan] = plan.write(self.device.config, self.quantization)
         return found
 
     def run(
@@ -69,7 +79,7 @@ class Session:
         template: ProgramTemplate,
         layer: str,
         index: int,
-        inputs: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, Tensor | NDArray[Any]],
         residents: Mapping[str, Buffer],
         outputs: Collection[str] = (),
         step: int | None = None,
@@ -78,9 +88,9 @@ class Session:
 
         Args:
             layer, index: name and number of the layer, for errors and seeds.
-            inputs: what the template's inbox wants, by name.
+            inputs: what the template's inbox wants, by name: tensors as `transfers.upload` takes them, or arrays.
             residents: buffers of the spaces that outlive the program.
-            outputs: names of float32 results to read.
+            outputs: names of float32 and bfloat16 results to read.
             step: from which seeds are made, instead of the session's.
 
         Raises:
@@ -91,7 +101,8 @@ class Session:
         leases = {name: self.pool.lease(template.sizes[name], name) for name in scratch}
         buffers = {**residents, **{name: lease.buffer for name, lease in leases.items()}}
         for name, values in inputs.items():
-            template.matrix(name, buffers).write(values)
+            matrix = template.matrix(name, buffers)
+            upload(values, matrix) if isinstance(values, Tensor) else matrix.write(values)
         step, quantization = self.step if step is None else step, self.quantization
         program = template.place(buffers, layer, lambda label: quantization.seed_for(step, index, label))
         try:
@@ -104,28 +115,24 @@ class Session:
                 f"layer {where!r}: {what.split(',')[0]} holds a NaN or an infinity and cannot be quantized; "
                 "lower the learning rate, or look at what feeds this layer"
             ) from error
-        results = {name: torch.from_numpy(template.matrix(name, buffers).read()) for name in outputs}
+        outbox = leases.pop("outbox", None)
         for lease in leases.values():
             lease.release()
-        return results
+        return {name: _result(template.matrix(name, buffers), outbox) for name in outputs}
 
     def close(self) -> None:
         """Gives all buffers back; layers that still point here refuse to run. The device stays open."""
         self._open = False
+        self.shared.clear()
         self._templates.clear()
         self.pool.close()
 
-    def _write(self, plan: Plan) -> ProgramTemplate:
-        if isinstance(plan, ForwardPlan):
-            return forward_template(self.device.config, self.quantization, plan)
-        if isinstance(plan, BackwardPlan):
-            return backward_template(self.device.config, self.quantization, plan)
-        return weight_template(self.device.config, self.quantization, plan)
 
-
-def upload_type(tensor: Tensor) -> ElementType:
-    """The element type in which a tensor is uploaded: bfloat16 as it is, all others as float32."""
-    return ElementType.BFLOAT16 if tensor.dtype == torch.bfloat16 else ElementType.FLOAT32
+def _result(matrix: DeviceMatrix, outbox: Lease | None) -> Tensor:
+    """A result: in place, or a copy if it would hold a much larger buffer back."""
+    if outbox is None or 2 * matrix.rows * matrix.stride < outbox.buffer.nbytes:
+        return copy_result(matrix)
+    return take_result(matrix, outbox)
 
 
 def upload_array(tensor: Tensor) -> NDArray[Any]:

@@ -57,6 +57,8 @@ class DeviceMemory:
         self._holes = _Holes(base, self.capacity)
         self._sizes: dict[int, int] = {}
         self._returned: deque[int] = deque()
+        self._lent: dict[int, int] = {}
+        self._discarded = False
         self._lock = threading.Lock()
         self._in_use = 0
         self._peak = 0
@@ -120,8 +122,34 @@ class DeviceMemory:
         return self.bytes[start : start + nbytes]
 
     def discard(self) -> None:
-        """Gives the pages back to the operating system; all bytes are zero afterwards, and allocations stay valid."""
-        self._arena.madvise(mmap.MADV_DONTNEED)
+        """Gives the pages back to the operating system: all bytes are zero afterwards, but for buffers that are lent.
+
+        Allocations stay valid.
+        """
+        with self._lock:
+            self._discarded = True
+            start = 0
+            for address, size in sorted(self._lent.copy().items()):
+                self._drop_pages(start, address - self.base)
+                start = address - self.base + size
+            self._drop_pages(start, self.capacity)
+
+    def lend(self, address: int, nbytes: int) -> None:
+        """The host uses these bytes as its own: `discard` spares them until `take_back_loan`."""
+        self._lent[address] = nbytes
+
+    def take_back_loan(self, address: int) -> None:
+        """The host no longer uses what it was lent; a second call does nothing."""
+        size = self._lent.pop(address, None)
+        if size is not None and self._discarded:
+            start = address - self.base
+            self._drop_pages(start, start + size)
+
+    def _drop_pages(self, start: int, end: int) -> None:
+        """Gives back the whole pages between two offsets."""
+        first, last = round_up(start, mmap.PAGESIZE), end // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first:
+            self._arena.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def _take_back(self) -> None:
         while self._returned:
@@ -167,6 +195,14 @@ class ArenaBuffer(Buffer):
             raise BufferMisuseError(f"{self._name} was freed twice; free each buffer once")
         self._alive = False
         self._memory.release(self.address)
+
+    def lend(self) -> None:
+        """Marks the bytes as in use by the host: they outlive the closing of the device. See `DeviceMemory.lend`."""
+        self._memory.lend(self.address, self.nbytes)
+
+    def end_loan(self) -> None:
+        """The host no longer uses the bytes; does nothing if they were not lent."""
+        self._memory.take_back_loan(self.address)
 
     def belongs_to(self, memory: DeviceMemory) -> bool:
         """Whether the buffer lies in this memory.

@@ -72,7 +72,7 @@ class MemoryDevice(Device):
         return self.memory.bytes_in_use
 
     def close(self) -> None:
-        """See `Device.close`. Views of buffers stay readable and hold zeros."""
+        """See `Device.close`. Views of buffers stay readable and hold zeros, but for those of lent ones."""
         if self._open:
             self._open = False
             self.memory.discard()
