@@ -13,44 +13,9 @@
 #include "instruction.hpp"
 #include "memories.hpp"
 #include "patches.hpp"
+#include "stored_input.hpp"
+#include "turn_input.hpp"
 #include "types.hpp"
-
-// The tile as it is stored: `length` bytes from `column` on, of `lines` rows from `line` on.
-struct InputTile {
-    uint32_t line;
-    uint32_t lines;
-    uint32_t column;
-    uint32_t length;
-    bool turned;  // rows become lanes
-};
-
-inline InputTile input_tile(const GemmInstruction &op, uint32_t m0, uint32_t tile_m, uint32_t k0, uint32_t tile_k)
-{
-#pragma HLS INLINE
-    InputTile tile;
-    tile.line = op.transpose_a ? k0 : m0;
-    tile.lines = op.transpose_a ? tile_k : tile_m;
-    tile.column = op.transpose_a ? m0 : k0;
-    tile.length = op.transpose_a ? tile_m : tile_k;
-    tile.turned = op.transpose_a == (op.dataflow == Dataflow::weight_stationary);
-    return tile;
-}
-
-// Where the bus words of row `line` lie, from byte `column` (or its kernel position) on.
-inline Run input_run(const GemmInstruction &op, uint64_t matrix_word, uint32_t line, uint32_t column,
-                     const PatchPosition &patch, const TapPosition &tap, uint32_t words)
-{
-#pragma HLS INLINE
-    Run run;
-    if (op.a_form == OperandA::patches) {
-        run = pixel_run(op, matrix_word, patch, tap, words);
-    } else {
-        run.exists = true;
-        run.words = words;
-        run.first = matrix_word + uint64_t(line) * (op.a_stride / kBusBytes) + column / kBusBytes;
-    }
-    return run;
-}
 
 // Where the next segment of a row goes.
 struct InputPlace {
@@ -107,27 +72,6 @@ inline void copy_input_run(const BusWord *memory, const Run &run, uint32_t lines
     }
 }
 
-// Copies a run into a line buffer.
-inline void fill_input_line(const BusWord *memory, const Run &run, uint32_t first, BusWord line[kLineWords])
-{
-#pragma HLS INLINE off
-    if (run.exists) {
-    copy:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-#pragma HLS PIPELINE II=1
-            line[first + w] = memory[run.first + w];
-        }
-    } else {
-    blank:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-#pragma HLS PIPELINE II=1
-            line[first + w] = zero_bus_word();
-        }
-    }
-}
-
 // Loads a tile whose rows run along the lanes; returns the number of bus words read.
 inline uint32_t load_input_straight(const GemmInstruction &op, uint64_t matrix_word, const InputTile &tile,
                                     const BusWord *memory, InputSegment half[kInputDepth][kInputSegments])
@@ -161,135 +105,6 @@ lines:
             next_tap(op, tap, run.words * kBusBytes);
         }
         next_patch(op, patch);
-    }
-    return read;
-}
-
-// A part of a tile that is turned at once: as many rows as a segment has lanes, as many bus words as a line buffer
-// holds.
-struct InputPanel {
-    uint32_t line;  // from the tile's first
-    uint32_t lines;
-    uint32_t column;  // from the tile's first
-    uint32_t length;
-};
-
-inline InputPanel first_input_panel(const InputTile &tile)
-{
-#pragma HLS INLINE
-    InputPanel panel;
-    panel.line = 0;
-    panel.lines = least(tile.lines, kInputLanes);
-    panel.column = 0;
-    panel.length = least(tile.length, kLineWords * kBusBytes);
-    return panel;
-}
-
-// Along the rows first, then to the next rows.
-inline InputPanel next_input_panel(const InputTile &tile, const InputPanel &panel)
-{
-#pragma HLS INLINE
-    const bool row_ends = tile.length - panel.column <= kLineWords * kBusBytes;
-    InputPanel next;
-    next.line = row_ends ? panel.line + panel.lines : panel.line;
-    next.lines = least(tile.lines - next.line, kInputLanes);
-    next.column = row_ends ? 0 : panel.column + kLineWords * kBusBytes;
-    next.length = least(tile.length - next.column, kLineWords * kBusBytes);
-    return next;
-}
-
-// Reads a panel into a line buffer; returns the number of bus words read.
-inline uint32_t fill_input_panel(const GemmInstruction &op, uint64_t matrix_word, const InputTile &tile,
-                                 const InputPanel &panel, const BusWord *memory,
-                                 BusWord lines[kInputLanes][kLineWords])
-{
-#pragma HLS INLINE off
-    const uint32_t words = divide_up(panel.length, kBusBytes);
-    const uint32_t column = tile.column + panel.column;
-    uint32_t read = 0;
-    TapPosition first_tap = {0, 0, 0};
-    PatchPosition patch = {0, 0, 0};
-    if (op.a_form == OperandA::patches) {
-        patch = patch_at(op, tile.line + panel.line);
-        first_tap = tap_at(op, column);
-    }
-rows:
-    for (uint32_t i = 0; i < panel.lines; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kInputLanes
-        const uint32_t line = tile.line + panel.line + i;
-        TapPosition tap = first_tap;
-        uint32_t done = 0;
-    runs:
-        for (uint32_t j = 0; j < words; ++j) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-            if (done == words) {
-                break;  // a run has at least one word
-            }
-            const Run run = input_run(op, matrix_word, line, column, patch, tap, words - done);
-            read += run.exists ? run.words : 0;
-            fill_input_line(memory, run, done, lines[i]);
-            done += run.words;
-            next_tap(op, tap, run.words * kBusBytes);
-        }
-        next_patch(op, patch);
-    }
-    return read;
-}
-
-// Writes a panel from a line buffer, one segment a clock: byte j of all its rows is a segment.
-inline void drain_input_panel(const InputTile &tile, const InputPanel &panel,
-                              const BusWord lines[kInputLanes][kLineWords],
-                              InputSegment half[kInputDepth][kInputSegments])
-{
-#pragma HLS INLINE off
-    const uint32_t group = panel.line / kInputLanes;
-    const uint32_t first = group / kInputSegments * tile.length + panel.column;
-    const uint32_t place = group % kInputSegments;
-bytes:
-    for (uint32_t j = 0; j < panel.length; ++j) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords*kBusBytes
-#pragma HLS PIPELINE II=1
-        InputSegment segment;
-    lanes:
-        for (int i = 0; i < kInputLanes; ++i) {
-#pragma HLS UNROLL
-            segment.lane[i] = data_t(int8_t(lines[i][j / kBusBytes].byte[j % kBusBytes]));
-        }
-        half[first + j][place] = segment;
-    }
-}
-
-// Loads a tile whose rows run across the lanes; returns the number of bus words read.
-// One panel is filled while the one before it is drained.
-inline uint32_t load_input_turned(const GemmInstruction &op, uint64_t matrix_word, const InputTile &tile,
-                                  const BusWord *memory, InputSegment half[kInputDepth][kInputSegments])
-{
-#pragma HLS INLINE off
-    SYSTOLORA_MEMORY BusWord ping[kInputLanes][kLineWords];
-    SYSTOLORA_MEMORY BusWord pong[kInputLanes][kLineWords];
-#pragma HLS AGGREGATE variable=ping compact=bit
-#pragma HLS AGGREGATE variable=pong compact=bit
-#pragma HLS ARRAY_PARTITION variable=ping type=complete dim=1
-#pragma HLS ARRAY_PARTITION variable=pong type=complete dim=1
-#pragma HLS ALLOCATION instances=fill_input_panel limit=1 type=function
-#pragma HLS ALLOCATION instances=drain_input_panel limit=1 type=function
-    const uint32_t columns = divide_up(divide_up(tile.length, kBusBytes), kLineWords);
-    const uint32_t panels = divide_up(tile.lines, kInputLanes) * columns;
-    InputPanel filling = first_input_panel(tile);
-    InputPanel draining = {0, 0, 0, 0};
-    uint32_t read = 0;
-panels:
-    for (uint32_t p = 0; p < panels + 1; ++p) {
-#pragma HLS LOOP_TRIPCOUNT min=2 max=kInputDepth
-        if (p % 2 == 0) {
-            read += fill_input_panel(op, matrix_word, tile, filling, memory, ping);
-            drain_input_panel(tile, draining, pong, half);
-        } else {
-            read += fill_input_panel(op, matrix_word, tile, filling, memory, pong);
-            drain_input_panel(tile, draining, ping, half);
-        }
-        draining = filling;
-        filling = next_input_panel(tile, filling);
     }
     return read;
 }

@@ -13,44 +13,9 @@
 #include "instruction.hpp"
 #include "memories.hpp"
 #include "patches.hpp"
+#include "stored_weight.hpp"
+#include "turn_weight.hpp"
 #include "types.hpp"
-
-// The tile as it is stored: `length` bytes from `column` on, of `lines` rows from `line` on.
-struct WeightTile {
-    uint32_t line;
-    uint32_t lines;
-    uint32_t column;
-    uint32_t length;
-    bool turned;  // rows become lanes
-};
-
-inline WeightTile weight_tile(const GemmInstruction &op, uint32_t k0, uint32_t tile_k, uint32_t n0, uint32_t tile_n)
-{
-#pragma HLS INLINE
-    WeightTile tile;
-    tile.line = op.transpose_b ? n0 : k0;
-    tile.lines = op.transpose_b ? tile_n : tile_k;
-    tile.column = op.transpose_b ? k0 : n0;
-    tile.length = op.transpose_b ? tile_k : tile_n;
-    tile.turned = op.transpose_b;
-    return tile;
-}
-
-// Where the bus words of row `line` lie, from byte `column` (or its kernel position) on.
-inline Run weight_run(const GemmInstruction &op, uint64_t matrix_word, uint32_t line, uint32_t column,
-                      const TapPosition &tap, uint32_t words)
-{
-#pragma HLS INLINE
-    Run run;
-    if (op.b_form == OperandB::reversed_blocks) {
-        run = block_run(op, matrix_word, line, tap, words);
-    } else {
-        run.exists = true;
-        run.words = words;
-        run.first = matrix_word + uint64_t(line) * (op.b_stride / kBusBytes) + column / kBusBytes;
-    }
-    return run;
-}
 
 // Where the next segment of a row goes.
 struct WeightPlace {
@@ -107,27 +72,6 @@ inline void copy_weight_run(const BusWord *memory, const Run &run, uint32_t line
     }
 }
 
-// Copies a run into a line buffer.
-inline void fill_weight_line(const BusWord *memory, const Run &run, uint32_t first, BusWord line[kLineWords])
-{
-#pragma HLS INLINE off
-    if (run.exists) {
-    copy:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-#pragma HLS PIPELINE II=1
-            line[first + w] = memory[run.first + w];
-        }
-    } else {
-    blank:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-#pragma HLS PIPELINE II=1
-            line[first + w] = zero_bus_word();
-        }
-    }
-}
-
 // Loads a tile whose rows run along the lanes; returns the number of bus words read.
 inline uint32_t load_weight_straight(const GemmInstruction &op, uint64_t matrix_word, const WeightTile &tile,
                                      const BusWord *memory, WeightSegment half[kWeightDepth][kWeightSegments])
@@ -143,132 +87,6 @@ lines:
         const Run run = weight_run(op, matrix_word, tile.line + line, tile.column, no_tap, words);
         copy_weight_run(memory, run, tile.lines, place, half);
         read += run.words;
-    }
-    return read;
-}
-
-// A part of a tile that is turned at once: as many rows as a segment has lanes, as many bus words as a line buffer
-// holds.
-struct WeightPanel {
-    uint32_t line;  // from the tile's first
-    uint32_t lines;
-    uint32_t column;  // from the tile's first
-    uint32_t length;
-};
-
-inline WeightPanel first_weight_panel(const WeightTile &tile)
-{
-#pragma HLS INLINE
-    WeightPanel panel;
-    panel.line = 0;
-    panel.lines = least(tile.lines, kWeightLanes);
-    panel.column = 0;
-    panel.length = least(tile.length, kLineWords * kBusBytes);
-    return panel;
-}
-
-// Along the rows first, then to the next rows.
-inline WeightPanel next_weight_panel(const WeightTile &tile, const WeightPanel &panel)
-{
-#pragma HLS INLINE
-    const bool row_ends = tile.length - panel.column <= kLineWords * kBusBytes;
-    WeightPanel next;
-    next.line = row_ends ? panel.line + panel.lines : panel.line;
-    next.lines = least(tile.lines - next.line, kWeightLanes);
-    next.column = row_ends ? 0 : panel.column + kLineWords * kBusBytes;
-    next.length = least(tile.length - next.column, kLineWords * kBusBytes);
-    return next;
-}
-
-// Reads a panel into a line buffer; returns the number of bus words read.
-inline uint32_t fill_weight_panel(const GemmInstruction &op, uint64_t matrix_word, const WeightTile &tile,
-                                  const WeightPanel &panel, const BusWord *memory,
-                                  BusWord lines[kWeightLanes][kLineWords])
-{
-#pragma HLS INLINE off
-    const uint32_t words = divide_up(panel.length, kBusBytes);
-    const uint32_t column = tile.column + panel.column;
-    uint32_t read = 0;
-    TapPosition first_tap = {0, 0, 0};
-    if (op.b_form == OperandB::reversed_blocks) {
-        first_tap = tap_at(op, column);
-    }
-rows:
-    for (uint32_t i = 0; i < panel.lines; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kWeightLanes
-        const uint32_t line = tile.line + panel.line + i;
-        TapPosition tap = first_tap;
-        uint32_t done = 0;
-    runs:
-        for (uint32_t j = 0; j < words; ++j) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-            if (done == words) {
-                break;  // a run has at least one word
-            }
-            const Run run = weight_run(op, matrix_word, line, column, tap, words - done);
-            read += run.words;
-            fill_weight_line(memory, run, done, lines[i]);
-            done += run.words;
-            next_tap(op, tap, run.words * kBusBytes);
-        }
-    }
-    return read;
-}
-
-// Writes a panel from a line buffer, one segment a clock: byte j of all its rows is a segment.
-inline void drain_weight_panel(const WeightTile &tile, const WeightPanel &panel,
-                               const BusWord lines[kWeightLanes][kLineWords],
-                               WeightSegment half[kWeightDepth][kWeightSegments])
-{
-#pragma HLS INLINE off
-    const uint32_t group = panel.line / kWeightLanes;
-    const uint32_t first = group / kWeightSegments * tile.length + panel.column;
-    const uint32_t place = group % kWeightSegments;
-bytes:
-    for (uint32_t j = 0; j < panel.length; ++j) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords*kBusBytes
-#pragma HLS PIPELINE II=1
-        WeightSegment segment;
-    lanes:
-        for (int i = 0; i < kWeightLanes; ++i) {
-#pragma HLS UNROLL
-            segment.lane[i] = data_t(int8_t(lines[i][j / kBusBytes].byte[j % kBusBytes]));
-        }
-        half[first + j][place] = segment;
-    }
-}
-
-// Loads a tile whose rows run across the lanes; returns the number of bus words read.
-// One panel is filled while the one before it is drained.
-inline uint32_t load_weight_turned(const GemmInstruction &op, uint64_t matrix_word, const WeightTile &tile,
-                                   const BusWord *memory, WeightSegment half[kWeightDepth][kWeightSegments])
-{
-#pragma HLS INLINE off
-    SYSTOLORA_MEMORY BusWord ping[kWeightLanes][kLineWords];
-    SYSTOLORA_MEMORY BusWord pong[kWeightLanes][kLineWords];
-#pragma HLS AGGREGATE variable=ping compact=bit
-#pragma HLS AGGREGATE variable=pong compact=bit
-#pragma HLS ARRAY_PARTITION variable=ping type=complete dim=1
-#pragma HLS ARRAY_PARTITION variable=pong type=complete dim=1
-#pragma HLS ALLOCATION instances=fill_weight_panel limit=1 type=function
-#pragma HLS ALLOCATION instances=drain_weight_panel limit=1 type=function
-    const uint32_t columns = divide_up(divide_up(tile.length, kBusBytes), kLineWords);
-    const uint32_t panels = divide_up(tile.lines, kWeightLanes) * columns;
-    WeightPanel filling = first_weight_panel(tile);
-    WeightPanel draining = {0, 0, 0, 0};
-    uint32_t read = 0;
-panels:
-    for (uint32_t p = 0; p < panels + 1; ++p) {
-#pragma HLS LOOP_TRIPCOUNT min=2 max=kWeightDepth
-        if (p % 2 == 0) {
-            read += fill_weight_panel(op, matrix_word, tile, filling, memory, ping);
-            drain_weight_panel(tile, draining, pong, half);
-        } else {
-            read += fill_weight_panel(op, matrix_word, tile, filling, memory, pong);
-            drain_weight_panel(tile, draining, ping, half);
-        }
-        draining = filling;
-        filling = next_weight_panel(tile, filling);
     }
     return read;
 }
