@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,19 +37,38 @@ def open_board(
         bitstream: a `.bit`, an `.xsa` or a folder with a manifest; None searches by the board's name.
         board: preset name, where pynq does not know what board it runs on.
         device: a `pynq.Device`; None takes pynq's active one.
-        remote: "host" or "host:port" of a board with PYNQ.remote.
+        remote: "host" or "host:port" of a board with PYNQ.remote; several with commas between them, one for each process of a
+            data-parallel run. Empty takes the environment variable SYSTOLORA_REMOTE.
         timing: a `board_session.Timing`: how long things may take.
 
     Raises:
         BoardOpenError: for the first thing that does not fit, in one line that names both sides and the remedy.
     """
     require_pynq()
+    remote = remote or os.environ.get("SYSTOLORA_REMOTE", "")
     if remote:
-        return _open_remote(remote, config, bitstream, board, timing)
+        address = assigned_address(remote, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        return _open_remote(address, config, bitstream, board, timing)
     device = device if device is not None else _local_device()
     check_root(device)
     design = find_design(bitstream, board, device.name, config)
     return open_design(design, device, timing)
+
+
+def assigned_address(addresses: str, rank: int, world: int) -> str:
+    """The board of one of several processes: the first of them has the first address, and so on.
+
+    Raises:
+        BoardOpenError: if there are fewer boards than processes.
+    """
+    boards = [address.strip() for address in addresses.split(",") if address.strip()]
+    if len(boards) < world:
+        raise BoardOpenError(
+            "connection",
+            f"{world} processes and {len(boards)} boards ({addresses}): a board serves one process; give one address for each, or start "
+            "fewer processes",
+        )
+    return boards[rank]
 
 
 def _open_remote(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 from systolora.hls.check import Region
@@ -16,6 +19,33 @@ from systolora.sim.memory import BufferMisuseError
 from .board_buffers import BoardBuffer, BoardMemory
 from .board_queue import Job, ProgramQueue
 from .program_check import Misplaced, ProgramRegions
+
+
+@dataclass
+class _Running:
+    """What has to be ended when the device is closed, or dropped."""
+
+    queue: ProgramQueue
+    memory: BoardMemory
+    session: Any
+    closers: list[Callable[[], None]] = field(default_factory=list)
+
+    def stop(self) -> None:
+        """Ends everything; in a thread of its own if the garbage collector found the device in the thread that is to be ended."""
+        if self.memory.owner.is_current:
+            threading.Thread(target=self.stop, name="systolora-board-close").start()
+            return
+        self.queue.close()
+        self.memory.owner.call(self._release)
+        self.memory.owner.close()
+        for function in self.closers:
+            function()
+
+    def _release(self) -> None:
+        self.session.release()
+        slots = self.memory.pool.drop()
+        if self.memory.health.lost is not None:
+            self.session.device.systolora_kept = [*getattr(self.session.device, "systolora_kept", []), *slots]
 
 
 class BoardDevice(Device):
@@ -32,12 +62,12 @@ class BoardDevice(Device):
         self._memory = memory
         self._regions = ProgramRegions(config)
         self._queue = ProgramQueue(config, session, memory, self._regions)
-        self._closers: list[Callable[[], None]] = []
-        self._open = True
+        self._running = _Running(self._queue, memory, session)
+        self._stop = weakref.finalize(self, self._running.stop)
 
     def on_close(self, function: Callable[[], None]) -> None:
         """Has a function called when the device has been closed."""
-        self._closers.append(function)
+        self._running.closers.append(function)
 
     def allocate(self, nbytes: int, label: str = "") -> BoardBuffer:
         """See `Device.allocate`."""
@@ -101,27 +131,14 @@ class BoardDevice(Device):
         return self._memory.pool.bytes_held
 
     def close(self) -> None:
-        """See `Device.close`. Waits for the programs in flight.
+        """See `Device.close`. Waits for the programs in flight. Also happens when the device is dropped, or the process ends.
 
         The slots of a board that is lost stay with the pynq device until the process ends: the core may still write to them.
         """
-        if not self._open:
-            return
-        self._open = False
-        self._queue.close()
-        self._memory.owner.call(self._release)
-        self._memory.owner.close()
-        for function in self._closers:
-            function()
-
-    def _release(self) -> None:
-        self.session.release()
-        held = self._memory.pool.drop()
-        if self._memory.health.lost is not None:
-            self.session.device.systolora_kept = [*getattr(self.session.device, "systolora_kept", []), *held]
+        self._stop()
 
     def _require_open(self) -> None:
-        if not self._open:
+        if not self._stop.alive:
             raise DeviceError(f"{self.name}: the device is closed; open it again")
         self._memory.health.require()
 

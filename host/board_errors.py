@@ -35,6 +35,9 @@ class BoardLost(DeviceError):
 
 def describe(error: BaseException) -> str:
     """An exception of pynq or of the connection, in one line."""
+    code = getattr(error, "code", None)
+    if callable(code) and hasattr(error, "details"):  # grpc.RpcError; grpc itself may not be installed
+        return f"the connection failed ({code().name}: {error.details()})"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from systolora.sim.device import DeviceError
+
 T = TypeVar("T")
 
 
@@ -44,7 +46,14 @@ class OwnerThread:
         return self.spawn(run()).result()
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Starts a coroutine on the thread's loop."""
+        """Starts a coroutine on the thread's loop.
+
+        Raises:
+            DeviceError: if the thread has ended.
+        """
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise DeviceError("the board was closed; open it again")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:

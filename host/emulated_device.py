@@ -1,12 +1,13 @@
 """The emulated board as a `pynq.Device`: all that pynq 3.0.1 to 4.0.0 calls on a device, and nothing of pynq is changed.
 
-Two things that are not methods of a device are set from outside, because a board's kernel provides them: the lookup of an
-interrupt's UIO file, and on pynq 3.0 the processor's architecture.
+Three things that are not methods of a device are set from outside, because a board's kernel provides them: the lookup of an
+interrupt's UIO file, how that file (here a terminal) is opened, and on pynq 3.0 the processor's architecture.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pynq
 import pynq.interrupt
 import pynq.ps
+import pynq.uio
 from numpy.typing import NDArray
 from pynq.buffer import PynqBuffer
 from pynq.metadata.runtime_metadata_parser import RuntimeMetadataParser
@@ -67,6 +69,11 @@ class BusArray(np.ndarray):
             self._bus.write32(address, int(word) & 0xFFFFFFFF)
             if self.itemsize == 8:
                 self._bus.write32(address + 4, int(word) >> 32)
+
+
+def _open_without_terminal(path: str, *arguments: Any, **options: Any) -> Any:
+    """`open`, but a terminal does not become this process's own: its end would then be SIGHUP, the end of a Jupyter kernel."""
+    return open(path, *arguments, opener=lambda name, flags: os.open(name, flags | os.O_NOCTTY), **options)
 
 
 class _Pages:
@@ -161,6 +168,7 @@ class EmulatedDevice(Device):
         """Loads a design into the emulated logic."""
         self.board.load(str(bitstream.bitfile_name), parser.ip_dict, parser.interrupt_controllers)
         pynq.interrupt.get_uio_irq = self.board.interrupt_path
+        pynq.uio.open = _open_without_terminal
         self.post_download(bitstream, parser, self.name)
 
     def gen_cache(self, bitstream: Any, parser: Any = None) -> None:

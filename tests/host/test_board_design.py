@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from systolora import board_design
 from systolora.bitstreams.manifest import FileEntry, Manifest, load_manifest, render_manifest
 from systolora.bitstreams.store import PACKAGE, digest
+from systolora.board import assigned_address, open_board
 from systolora.board_design import find_design
 from systolora.board_errors import BoardOpenError
+from systolora.emulated_open import open_emulated_board
 from systolora.hls.config import ArrayConfig, board_config
 
 Make = Callable[..., Path]
@@ -108,3 +111,20 @@ def test_unknown_boards_missing_files_and_broken_manifests(make_built: Make, tmp
     folder = make_built()
     (folder / "manifest.json").write_text("{}")
     assert refusal(folder, None, "KV260").startswith("board, manifest: ")
+
+
+def test_each_process_gets_a_board_of_its_own() -> None:
+    addresses = "10.0.0.2, 10.0.0.3:8000"
+    assert [assigned_address(addresses, rank, 2) for rank in range(2)] == ["10.0.0.2", "10.0.0.3:8000"]
+    assert assigned_address(addresses, 0, 1) == "10.0.0.2"
+    with pytest.raises(BoardOpenError, match="3 processes and 2 boards .* give one address for each"):
+        assigned_address(addresses, 0, 3)
+
+
+def test_without_pynq_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynq", None)
+    for call in (open_board, lambda: open_emulated_board("kv260")):
+        with pytest.raises(
+            BoardOpenError, match=r"^board, pynq: pynq cannot be imported .*pip install 'systolora\[board\]'"
+        ):
+            call()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 from systolora.emulated_board import BoardOptions
 from systolora.emulated_kernel import KernelOptions
+from systolora.emulated_open import open_emulated_board
 from systolora.hls.isa import End, Fence, Gemm, Result, encode_program
 from systolora.sim.device import Buffer, DeviceError, Program
 
@@ -163,3 +167,29 @@ def test_no_thread_is_left(open_board: Callable[..., Any]) -> None:
     for thread in made:
         thread.join(5)
         assert not thread.is_alive(), thread.name
+
+
+def test_a_board_that_is_dropped_is_closed() -> None:
+    before = set(threading.enumerate())
+    board = open_emulated_board("ultra96v2")
+    buffer = board.allocate(64)
+    made = {thread for thread in threading.enumerate() if thread not in before}
+    del board
+    gc.collect()
+    for thread in made:
+        thread.join(5)
+        assert not thread.is_alive(), thread.name
+    with pytest.raises(DeviceError, match="the board was closed; open it again"):
+        buffer._memory.allocate(64, "")
+
+
+@pytest.mark.parametrize("leader", [False, True])
+@pytest.mark.parametrize("closing", ["", "device.close()"])
+def test_a_process_with_a_board_ends_quietly(leader: bool, closing: str) -> None:
+    """With and without `close`; and as the leader of a session, which a Jupyter kernel is."""
+    code = "import warnings; warnings.simplefilter('ignore')\n" + (
+        f"from systolora.emulated_open import open_emulated_board\ndevice = open_emulated_board('ultra96v2')\n{closing}"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=leader)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
