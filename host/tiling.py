@@ -28,6 +28,7 @@ def choose_tiling(
     result: Result = Result.FLOAT32,
     accumulate: bool = False,
     dataflow: Dataflow | None = None,
+    keep_a: bool = False,
 ) -> Tiling:
     """The fastest tiling of C[m, n] = A[m, k] B[k, n] by the performance model.
 
@@ -36,6 +37,11 @@ def choose_tiling(
         transpose_a, transpose_b: A is stored as [k, m], B as [n, k]; this changes how many bus words a tile takes.
         result, accumulate: as in the instruction; they change what is stored and loaded again.
         dataflow: the only one to consider; by default the faster one is chosen.
+        keep_a: the GEMM shares its A with the one before or after it: A is to be one tile, so that it is loaded once
+            (`reuse_a`).
+
+    Raises:
+        ValueError: if `keep_a` is set and A does not fit the input memory.
     """
     # A float result has scales: per row of A as the layers ask for them, one for B; what they are exactly hardly matters.
     scales = (ScaleMode.NONE, ScaleMode.NONE) if result == Result.INT32 else (ScaleMode.VECTOR, ScaleMode.TENSOR)
@@ -47,5 +53,6 @@ def choose_tiling(
         accumulate=accumulate,
         scale_a=scales[0],
         scale_b=scales[1],
+        reuse_a=keep_a,
     )
     return best_tilings(Machine.of(config), [op], tuple(Dataflow) if dataflow is None else (dataflow,))[0]

@@ -10,7 +10,7 @@ from systolora.hls.isa import Result
 from .errors import UserError
 from .layer_calls import AttentionCall, Call, LinearCall, record_calls
 from .model_configs import ModelSpec, build_model, model_spec, step_inputs
-from .step_gemms import PHASES, StepGemm, StepQuantize, StepWriter
+from .step_gemms import PHASES, StepGemm, StepQuantize, StepWriter, Work
 from .targets import TARGETS as PATTERNS
 
 TARGETS = ("kv", "attention", "linear", "all")
@@ -47,6 +47,7 @@ class Workload:
         spec: the model. parameters, trainable: how many it has, and its adapter.
         gemms, quantizes: distinct ones with their counts, in the order in which they first occur.
         layers: how many layers run on the accelerator.
+        order: all of it call by call, in the order of the forward; each call's backward follows its forward.
     """
 
     spec: ModelSpec
@@ -55,6 +56,7 @@ class Workload:
     layers: int
     gemms: tuple[Distinct, ...]
     quantizes: tuple[DistinctQuantize, ...]
+    order: tuple[Work, ...]
 
     def macs(self, phase: str = "") -> int:
         """Multiply-accumulates of a phase (one of `PHASES`), or of the step."""
@@ -107,7 +109,8 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
     writer = StepWriter(options.rank, options.bus_bytes, options.result)
     gemms: dict[StepGemm, Distinct] = {}
     quantizes: dict[StepQuantize, DistinctQuantize] = {}
-    for work in (work for call in chosen for work in writer.work(call)):
+    order = tuple(work for call in chosen for work in writer.work(call))
+    for work in order:
         alike = replace(work, layer="")
         if isinstance(work, StepGemm):
             count = gemms[alike].count if alike in gemms else 0
@@ -123,6 +126,7 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
         layers=sum(not isinstance(call, AttentionCall) for call in chosen),
         gemms=tuple(gemms.values()),
         quantizes=tuple(quantizes.values()),
+        order=order,
     )
 
 

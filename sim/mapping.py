@@ -53,8 +53,12 @@ def best_tilings(
     """The tiling with the fewest clocks for each GEMM, of equals the one that moves least.
 
     Args:
-        ops: GEMMs; their own tiles, dataflow and loop order do not matter.
+        ops: GEMMs; their own tiles, dataflow and loop order do not matter. One with `reuse_a` gets a tiling with one A tile, and
+            its A is not loaded.
         dataflows: those to choose from.
+
+    Raises:
+        ValueError: if `reuse_a` is set and A does not fit the input memory.
     """
     if not ops:
         return []
@@ -103,13 +107,14 @@ def _traffic(c: GemmColumns) -> Ints:
 def _candidates(config: ArrayConfig, ops: Sequence[Gemm], dataflows: Sequence[Dataflow]) -> _Candidates:
     """All legal candidates of all GEMMs, in the order of the GEMMs."""
     shapes = GemmColumns.of(config, ops)
-    blocks = [_tilings(config, op.m, op.n, op.k, flow, index) for index, op in enumerate(ops) for flow in dataflows]
+    blocks = [_tilings(config, op, flow, index) for index, op in enumerate(ops) for flow in dataflows]
     owner, *tilings = np.concatenate(blocks).T
     return _Candidates(owner, shapes.take(owner).tiled(*tilings))
 
 
-def _tilings(config: ArrayConfig, m: int, n: int, k: int, dataflow: Dataflow, owner: int) -> Ints:
+def _tilings(config: ArrayConfig, op: Gemm, dataflow: Dataflow, owner: int) -> Ints:
     """Legal tilings of one GEMM: int64 [count, 6] of owner, dataflow, loop order, tile_m, tile_n, tile_k."""
+    m, n, k = op.m, op.n, op.k
     stationary = dataflow == Dataflow.WEIGHT_STATIONARY
     bus, rows, cols = config.bus_bytes, config.rows, config.cols
     sizes_m = _tile_sizes(m, bus, 1 if stationary else rows, config.output_depth)
@@ -121,6 +126,10 @@ def _tilings(config: ArrayConfig, m: int, n: int, k: int, dataflow: Dataflow, ow
     columns = ceil_div(tile_n, cols)
     legal = ceil_div(along, rows) * across <= config.input_depth
     legal &= (columns * tile_k <= config.weight_depth) & (columns * tile_m <= config.output_depth)
+    if op.reuse_a:
+        legal &= (tile_m == m) & (tile_k == k)
+        if not legal.any():
+            raise ValueError(f"A of {m} x {k} does not fit the input memory as one tile; do not ask to reuse it")
     tiles = tiles[legal]
     # With one tile of m or n the two orders are the same.
     both = (tiles[:, 0] < m) & (tiles[:, 1] < n)
