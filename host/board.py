@@ -15,6 +15,7 @@ from .board_design import BoardDesign, find_design
 from .board_device import BoardDevice
 from .board_errors import BoardOpenError, Health
 from .board_handshake import check_clock, check_design, check_results, check_root, load_design
+from .board_lane import Timing
 from .board_thread import OwnerThread
 
 OLDEST_PYNQ = (3, 0, 1)
@@ -28,7 +29,7 @@ def open_board(
     board: str | None = None,
     device: Any = None,
     remote: str = "",
-    timing: Any = None,
+    timing: Timing | None = None,
 ) -> BoardDevice:
     """The board that this computer is, or one on the network, with a bitstream of this project loaded and checked.
 
@@ -39,7 +40,7 @@ def open_board(
         device: a `pynq.Device`; None takes pynq's active one.
         remote: "host" or "host:port" of a board with PYNQ.remote; several with commas between them, one for each process of a
             data-parallel run. Empty takes the environment variable SYSTOLORA_REMOTE.
-        timing: a `board_session.Timing`: how long things may take.
+        timing: how long things may take.
 
     Raises:
         BoardOpenError: for the first thing that does not fit, in one line that names both sides and the remedy.
@@ -72,7 +73,7 @@ def assigned_address(addresses: str, rank: int, world: int) -> str:
 
 
 def _open_remote(
-    address: str, config: ArrayConfig | None, bitstream: str | Path | None, board: str | None, timing: Any
+    address: str, config: ArrayConfig | None, bitstream: str | Path | None, board: str | None, timing: Timing | None
 ) -> BoardDevice:
     try:
         from .board_remote import connect, renamed_design
@@ -111,7 +112,7 @@ def _local_device() -> Any:
         ) from error
 
 
-def open_design(design: BoardDesign, device: Any, timing: Any = None) -> BoardDevice:
+def open_design(design: BoardDesign, device: Any, timing: Timing | None = None) -> BoardDevice:
     """Loads a bitstream onto a pynq device and checks it: design, registers, identity, clock, results.
 
     Raises:
@@ -119,7 +120,7 @@ def open_design(design: BoardDesign, device: Any, timing: Any = None) -> BoardDe
     """
     import pynq
 
-    from .board_session import Session, Timing
+    from .board_session import Session
 
     owner = OwnerThread("systolora-board")
     session = Session(device, design.bitfile, design.config, timing or Timing())

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import INSTRUCTION_BYTES
@@ -15,9 +16,12 @@ from systolora.sim.device import DeviceError, Program
 
 from .board_buffers import BoardBuffer, BoardMemory
 from .board_errors import BoardTimeout, describe
+from .board_lane import Lane, Start, make_lane, write_code
 from .board_recovery import recover, timeout_report
-from .board_session import Lane, Session, Start, make_lane, write_code
 from .program_check import ProgramRegions
+
+if TYPE_CHECKING:
+    from .board_session import Session
 
 IN_FLIGHT = 2
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 from systolora.hls.isa import INSTRUCTION_BYTES, disassemble
 from systolora.sim.device import Program
 
 from .board_buffers import SlotPool
-from .board_session import Session, Start
+from .board_lane import Start
+
+if TYPE_CHECKING:
+    from .board_session import Session
 
 
 def timeout_report(name: str, program: Program, start: Start, seconds: float, registers: dict[str, int]) -> str:

@@ -6,63 +6,25 @@ import asyncio
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pynq
 import pynq.interrupt
 from pynq.pl_server.device import Device as PynqDevice
-from systolora.hls.check import STATUS_BYTES, Region
+from systolora.hls.check import STATUS_BYTES
 from systolora.hls.config import ArrayConfig
 from systolora.hls.design import KERNEL
-from systolora.hls.isa import INSTRUCTION_BYTES, End, encode
+from systolora.hls.isa import End, encode
 from systolora.hls.registers import Status
 
-from .board_buffers import Slot, SlotPool
+from .board_buffers import SlotPool
 from .board_driver import SystoloraCore
+from .board_lane import Start, Timing, make_lane, write_code
 
 _SHORTEST_POLL = 0.0002
 _LONGEST_POLL = 0.005
 _TOLERATED_LOSSES = 3
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Times in seconds.
-
-    Attributes:
-        program: longest time that a program may take from its start.
-        interrupt_check: how long an interrupt is waited for before the registers are looked at as well.
-        reset: how long a soft reset may take, and the test program after it.
-    """
-
-    program: float = 30.0
-    interrupt_check: float = 0.05
-    reset: float = 2.0
-
-
-@dataclass
-class Lane:
-    """Where one program in flight lies: its instructions and its status block."""
-
-    code: Slot
-    status: Slot
-
-
-@dataclass(frozen=True)
-class Start:
-    """One start of the core.
-
-    Attributes:
-        lane: where the program and its status block lie. count: its length in instructions.
-        window: the addresses that it may touch. sequence: by which its status block is recognised.
-    """
-
-    lane: Lane
-    count: int
-    window: Region
-    sequence: int
 
 
 class NoStatus(RuntimeError):
@@ -222,14 +184,3 @@ class Session:
                 return True
             time.sleep(_SHORTEST_POLL)
         return False
-
-
-def make_lane(pool: SlotPool, label: str) -> Lane:
-    """A lane with room for a short program."""
-    return Lane(pool.take(INSTRUCTION_BYTES, f"{label}, program"), pool.take(STATUS_BYTES, f"{label}, status"))
-
-
-def write_code(lane: Lane, code: bytes) -> None:
-    """Copies a program into its lane and makes the accelerator see it."""
-    lane.code.bytes[: len(code)] = memoryview(code)
-    lane.code.buffer.sync_to_device()

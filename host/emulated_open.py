@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from systolora.hls.boards import pl_clock
 from systolora.hls.config import ArrayConfig, board_config
@@ -12,6 +11,7 @@ from systolora.hls.design import DESIGN
 from .board import open_design, require_pynq
 from .board_design import BoardDesign
 from .board_device import BoardDevice
+from .board_lane import Timing
 from .emulated_board import BoardOptions, EmulatedBoard, temporary_design
 from .emulated_faults import Faults
 
@@ -20,14 +20,14 @@ def open_emulated_board(
     board: str | ArrayConfig,
     options: BoardOptions | None = None,
     faults: Faults | None = None,
-    timing: Any = None,
+    timing: Timing | None = None,
 ) -> BoardDevice:
     """The driver of a real board on an emulated one.
 
     Args:
         board: a preset's name, or any configuration.
         options: executor, size of its memory pool, latency of the core.
-        faults: what is wrong with the board. timing: a `board_session.Timing`.
+        faults: what is wrong with the board. timing: how long things may take.
 
     Raises:
         BoardOpenError: as `open_board` does, and if pynq is missing: it is the real pynq that runs.

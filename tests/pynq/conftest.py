@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from systolora.board_lane import Timing
 from systolora.emulated_board import BoardOptions
 from systolora.emulated_faults import Faults
 from systolora.emulated_open import open_emulated_board
@@ -39,8 +40,6 @@ def open_board() -> Iterator[Callable[..., Any]]:
     def make(
         config: ArrayConfig = SMALL, options: BoardOptions | None = None, faults: Faults | None = None, **times: float
     ) -> Any:
-        from systolora.board_session import Timing
-
         device = open_emulated_board(config, options, faults, Timing(**times))
         opened.append(device)
         return device
