@@ -13,9 +13,10 @@ from rich.console import Console
 from systolora.hls.config import ConfigError
 
 from .cli_hardware import add_commands as add_hardware_commands
+from .cli_intlora import add_commands as add_intlora_commands
 from .cli_options import options_from
 from .errors import UserError
-from .settings import TrainSettings, load_settings_file, merge_settings
+from .settings import TrainSettings, check_settings, load_settings_file, merge_settings
 
 app = typer.Typer(
     name="systolora",
@@ -40,9 +41,10 @@ def train(
     settings = TrainSettings()
     if config:
         settings = merge_settings(settings, load_settings_file(config), f"--config {config}")
+    settings = check_settings(merge_settings(settings, given, "command line"))
     from .cli_train import run_training
 
-    run_training(merge_settings(settings, given, "command line"), json)
+    run_training(settings, json)
 
 
 @app.command()
@@ -51,7 +53,9 @@ def demo(
     steps: Annotated[int, typer.Option(help="Training steps of each of the two runs.")] = 0,
     backend: Annotated[str, typer.Option(help="Device of the INT8 run: emulator, csim, board.")] = "emulator",
     seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
-    targets: Annotated[str, typer.Option(help="Layers that run on the device: kv, attention, linear.")] = "attention",
+    targets: Annotated[
+        str, typer.Option(help="Layers that run on the device: kv, attention, linear, all.")
+    ] = "attention",
     json: Json = False,
 ) -> None:
     """Teach the built-in demo model a new concept twice, in INT8 and in float32, and compare. No network, no hardware."""
@@ -78,6 +82,7 @@ def doctor(json: Json = False) -> None:
 
 
 add_hardware_commands(app)
+add_intlora_commands(app)
 
 
 def main() -> None:

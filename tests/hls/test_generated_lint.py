@@ -1,0 +1,42 @@
+"""The generated code of every preset passes the project's own lint; one slip in it is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from systolora.hls.config import BOARDS, ArrayConfig
+from systolora.hls.generate import write_project
+from systolora.sim.golden import write_golden
+from systolora.sim.lint import lint_folder
+
+CONFIGS = {
+    "default": ArrayConfig(),
+    **BOARDS,
+    "odd": ArrayConfig(rows=5, cols=7, input_bytes=8190, weight_bytes=8190, output_bytes=17920),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_no_finding_in_the_generated_code(tmp_path: Path, name: str) -> None:
+    write_project(CONFIGS[name], tmp_path)
+    write_golden(CONFIGS[name], tmp_path)
+    assert lint_folder(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "rule"),
+    [
+        ("array.hpp", "#pragma HLS PIPELINE II=1", "#pragma HLS PIPLINE II=1", "PRG"),
+        ("array.hpp", "type=complete dim=1", "type=full dim=1", "PRG"),
+        ("systolora_top.cpp", "#pragma HLS INTERFACE mode=s_axilite port=window_size", "// ", "IFC"),
+    ],
+)
+def test_one_slip_is_found(tmp_path: Path, file: str, old: str, new: str, rule: str) -> None:
+    write_project(ArrayConfig(), tmp_path)
+    write_golden(ArrayConfig(), tmp_path)
+    source = tmp_path / "src" / file
+    text = source.read_text()
+    assert old in text
+    source.write_text(text.replace(old, new, 1))
+    assert any(finding.rule.startswith(rule) for finding in lint_folder(tmp_path))
