@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from systolora.hls.check import Region, gemm_reads, gemm_writes, quantize_reads, quantize_writes, reusable
 from systolora.hls.config import ArrayConfig
-from systolora.hls.isa import Axis, End, Fence, Instruction, Rounding, encode_program
+from systolora.hls.isa import Axis, End, Fence, Gemm, Instruction, Rounding, encode_program
 from systolora.sim.device import Buffer, Device, Program
 
+from .patch_request import PatchRequest
 from .requests import CompileError, GemmRequest, QuantizeRequest
 from .tensors import DeviceMatrix, DeviceVector, ElementType, matrix_bytes, row_stride, vector_bytes
 from .tiling import Tiling
@@ -81,14 +82,15 @@ class ProgramBuilder:
             self._empty_contraction(request)
             return
         for part in request.parts(self.config):
-            op = part.instruction(self.config, tiling)
             vectors = [v.buffer for v in (scale_a, scale_b, bias) if v is not None]
             self._use(reads=[a.buffer, b.buffer, *vectors], writes=[c.buffer])
-            reads = gemm_reads(self.config, op)
-            writes = gemm_writes(self.config, op)
-            self._fence_if_needed(reads + writes if op.accumulate else reads, writes)
-            previous = self._instructions[-1] if self._instructions else None
-            self._append(replace(op, reuse_a=reusable(op, previous)), label)
+            self._add_gemm(part.instruction(self.config, tiling), label)
+
+    def patch_gemm(self, request: PatchRequest, label: str = "") -> None:
+        """Appends a GEMM whose A are the patches of an image; `label` as in `gemm`."""
+        vectors = [v.buffer for v in (request.scale_a, request.scale_b, request.bias) if v is not None]
+        self._use(reads=[request.image.buffer, request.weight.buffer, *vectors], writes=[request.c.buffer])
+        self._add_gemm(request.instruction(self.config), label)
 
     def quantize(
         self,
@@ -144,6 +146,12 @@ class ProgramBuilder:
             )
         code = encode_program([*self._instructions, End()])
         return Program(code, tuple(self._reads.values()), tuple(self._writes.values()), dict(self._labels))
+
+    def _add_gemm(self, op: Gemm, label: str) -> None:
+        reads, writes = gemm_reads(self.config, op), gemm_writes(self.config, op)
+        self._fence_if_needed(reads + writes if op.accumulate else reads, writes)
+        previous = self._instructions[-1] if self._instructions else None
+        self._append(replace(op, reuse_a=reusable(op, previous)), label)
 
     def _append(self, op: Instruction, label: str) -> None:
         if label:

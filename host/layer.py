@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,9 +14,8 @@ from systolora.sim.device import Buffer
 from torch import Tensor
 
 from .buffers import Lease
-from .layer_programs import WeightPlan
-from .layer_writer import LayerShape, input_space
-from .session import Session, upload_array
+from .layer_writer import input_space
+from .session import Plan, Session, upload_array
 from .shared_inputs import InputCopies
 from .spaces import ProgramTemplate
 
@@ -28,7 +27,7 @@ _RESIDENT = frozenset({"weight", "bias", "factors"})
 
 
 class OffloadedLayer:
-    """The device side of one Linear layer; belongs to its module, but is not part of its state.
+    """The device side of one layer; belongs to its module, but is not part of its state.
 
     A copy (`copy.deepcopy`) starts with nothing in device memory and shares the session.
 
@@ -107,16 +106,20 @@ class OffloadedLayer:
         self.float32[kind] += 1
         self.float32_macs[kind] += macs
 
-    def place_weight(self, weight: Tensor, shape: LayerShape) -> None:
-        """Quantizes the frozen weight [out, in] into device memory, if what lies there is not this."""
+    def place_weight(self, weight: Tensor, plan: Plan, arrange: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Quantizes the frozen weight into device memory, if what lies there is not this.
+
+        Args:
+            weight: of any shape. plan: of the program that quantizes it.
+            arrange: makes of it the matrix that the program wants; by default it is one already.
+        """
         token = _token(weight)
         if token == self._weight_token:
             return
         self._weight_token = None
-        frozen = LayerShape(shape.in_features, shape.out_features, 0, False)
-        template = self.session.template(WeightPlan(frozen))
+        template = self.session.template(plan)
         residents = {"weight": self._room("weight", template.sizes["weight"])}
-        inputs = {"weight": weight}
+        inputs = {"weight": arrange(weight) if arrange else weight}
         # Step 0: a weight that is uploaded again must get the same bits, whatever the step.
         self.session.run(template, self.name, self.index, inputs, residents, step=0)
         self._weight_token = token
@@ -147,7 +150,10 @@ class OffloadedLayer:
 
 def _token(weight: Tensor) -> tuple[object, ...]:
     """Changes when the tensor does: by its place, its version, and some of its values."""
-    flat = weight.detach().reshape(-1)
+    dense = weight.detach()
+    if dense.dim() == 4 and not dense.is_contiguous():
+        dense = dense.permute(0, 2, 3, 1)  # channels last: in the order of memory, so that nothing is copied
+    flat = dense.reshape(-1)
     sample = flat[:: max(1, len(flat) // _SAMPLES)].float().cpu().numpy().tobytes()
     version = 0 if weight.is_inference() else weight._version
     return weight.data_ptr(), version, weight.dtype, tuple(weight.shape), sample

@@ -94,6 +94,11 @@ class WeightPlan:
         return sketch.finish()
 
 
+def weight_plan(shape: LayerShape) -> WeightPlan:
+    """The plan for the weight of a layer: the same for all its adapters."""
+    return WeightPlan(LayerShape(shape.in_features, shape.out_features, 0, False))
+
+
 def forward_template(config: ArrayConfig, quantization: QuantizationConfig, plan: ForwardPlan) -> ProgramTemplate:
     """The forward program: those of y = x W^T + bias + s (h up^T), h = x down^T that run in INT8.
 

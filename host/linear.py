@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from .buffers import Lease
 from .layer import OffloadedLayer
-from .layer_programs import BackwardPlan, ForwardPlan
+from .layer_programs import BackwardPlan, ForwardPlan, weight_plan
 from .layer_writer import LayerShape
 from .shared_inputs import InputCopies, is_shared
 from .tensors import ElementType
@@ -162,7 +162,7 @@ class _Forward:
         if template.empty:
             return {}, [None, None]
         if on("forward_base"):
-            layer.place_weight(self.weight, self.shape)
+            layer.place_weight(self.weight, weight_plan(self.shape))
             if self.bias is not None:
                 layer.place_bias(self.bias, template.sizes["bias"])
         values = {"x": self.x, "x_low": self.x_low, "h": hidden, "down": self.down, "up": self.up}
@@ -271,7 +271,7 @@ class _Backward:
         if template.empty:
             return
         if self.need_x and on("grad_input_base"):
-            layer.place_weight(self.weight, self.shape)
+            layer.place_weight(self.weight, weight_plan(self.shape))
         values = {"g": self.g, "grad_h": hidden, "down": self.down, "up": self.up}
         outputs = {"grad_x", "grad_x_low", "grad_up", "grad_down"}
         made = {"grad_h"} if hidden is None else set()

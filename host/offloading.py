@@ -1,4 +1,4 @@
-"""`offload(model, ...)`: one line that puts the linear layers of a diffusers, peft or transformers model on the device."""
+"""`offload(model, ...)`: one line that puts the layers of a diffusers, peft or transformers model on the device."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from .device import open_device
 from .layer import OffloadedLayer
 from .offload_report import OffloadReport, sum_by_kind
-from .peft_layers import OffloadedLinear, OffloadedLoraLinear, swap, swap_back
+from .peft_layers import OffloadedLoraLinear, is_offloaded, swap, swap_back
 from .quantization import QuantizationConfig
 from .session import Session
-from .targets import TARGETS, OffloadError, Selection, check, is_adapted, linear_layers, select
+from .targets import TARGETS, OffloadError, Selection, check, is_adapted, layers_of, select
 
 
 class OffloadHandle:
@@ -100,7 +100,7 @@ class OffloadHandle:
         known = {*self._modules, *(name for name, _ in self._selection.skipped)}
         return [
             (name, "its adapter was added after offload")
-            for name, module in linear_layers(self._model)
+            for name, module in layers_of(self._model)
             if is_adapted(module)
             and not isinstance(module, OffloadedLoraLinear)
             and (name not in known or module is not self._modules.get(name, module))
@@ -130,13 +130,14 @@ def offload(
     rank: int | None = None,
     alpha: float | None = None,
 ) -> OffloadHandle:
-    """Runs linear layers of a model in INT8 on a device, forward and backward, with their LoRA adapters.
+    """Runs linear layers and convolutions of a model in INT8 on a device, forward and backward, with their LoRA adapters.
 
     The layers keep their parameters and names, so saving, loading, accelerate and gradient checkpointing go on as before.
 
     Args:
         model: a diffusers, peft or transformers model, such as `pipeline.unet`; it is changed in place.
-        targets: "kv" (cross-attention key and value), "attention" (all projections of attention) or "linear" (every Linear).
+        targets: "kv" (cross-attention key and value), "attention" (all projections of attention), "linear" (every
+            Linear) or "all" (every Linear and Conv2d).
             Layers with a peft adapter run it on the device; those without run their frozen weight there.
         device: an open device, the name of a backend for `open_device`, or None for the emulator.
         quantization: what runs in INT8 and how; by default everything, one scale per weight.
@@ -160,7 +161,7 @@ def offload(
 def _drop_undone(model: nn.Module) -> None:
     """Swaps back the layers of a copied model that point to an offload which was undone since."""
     for module in model.modules():
-        if isinstance(module, (OffloadedLoraLinear, OffloadedLinear)) and not module.systolora_layer.session.is_open:
+        if is_offloaded(module) and not module.systolora_layer.session.is_open:
             swap_back(module)
 
 
@@ -169,7 +170,7 @@ def _add_adapter(model: Any, targets: str, rank: int, alpha: float | None) -> No
 
     if rank < 1:
         raise OffloadError(f"rank = {rank}: it must be at least 1")
-    layers = linear_layers(model)
+    layers = layers_of(model)
     if any(is_adapted(module) for _, module in layers):
         return
     pattern = TARGETS["kv" if targets == "kv" else "attention"]

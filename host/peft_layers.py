@@ -8,6 +8,8 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
+from .convolution import offloaded_convolution
+from .convolution_shapes import ConvolutionShape, unsupported, unsupported_image
 from .layer import OffloadedLayer
 from .linear import Adapter, offloaded_linear
 
@@ -16,6 +18,7 @@ LAYER_ATTRIBUTE = "systolora_layer"
 
 # torch.compile leaves the call as it is: a device cannot be traced.
 _run = torch.compiler.disable(offloaded_linear)
+_run_convolution = torch.compiler.disable(offloaded_convolution)
 
 
 class OffloadedLoraLinear(LoraLinear):
@@ -79,6 +82,22 @@ class OffloadedLinear(nn.Linear):
         return _run(self.systolora_layer, input, self.weight, self.bias)
 
 
+class OffloadedConv2d(nn.Conv2d):
+    """torch's Conv2d with its frozen weight on the device."""
+
+    systolora_layer: OffloadedLayer
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[batch, in, height, width] to [batch, out, height, width]; as torch's, in INT8."""
+        layer = self.systolora_layer
+        shape = ConvolutionShape.of(self, layer.session.device.config.bus_bytes)
+        reason = frozen_reason(self) or unsupported_image(shape, input)
+        if reason:
+            layer.fallbacks[reason] += 1
+            return super().forward(input)
+        return _run_convolution(layer, shape, input, self.weight, self.bias)
+
+
 def frozen_reason(base: nn.Module) -> str:
     """Why a Linear's own weight cannot be multiplied on the device at this moment; "" if it can."""
     weight = base.weight
@@ -86,7 +105,7 @@ def frozen_reason(base: nn.Module) -> str:
         return "the weight is trainable"
     if weight.device.type == "meta":
         return "the weight is on the meta device"
-    if not isinstance(base, OffloadedLinear) and (base._forward_hooks or base._forward_pre_hooks):
+    if not isinstance(base, (OffloadedLinear, OffloadedConv2d)) and (base._forward_hooks or base._forward_pre_hooks):
         return "the base layer has hooks"
     return ""
 
@@ -94,22 +113,43 @@ def frozen_reason(base: nn.Module) -> str:
 def static_reason(module: nn.Module) -> str:
     """Why a module can never run on the device; "" if it can."""
     base: Any = module.get_base_layer() if isinstance(module, LoraLinear) else module
+    if type(base) in (nn.Conv2d, OffloadedConv2d):
+        return unsupported(base) or _weight_reason(base)
     if type(base) not in (nn.Linear, OffloadedLinear):
         return f"a {type(base).__name__} is not a torch Linear"
-    if not base.weight.is_floating_point() or 0 in base.weight.shape:
-        return f"a weight of {list(base.weight.shape)} {str(base.weight.dtype).removeprefix('torch.')}"
+    reason = _weight_reason(base)
+    if reason:
+        return reason
     if getattr(module, "fan_in_fan_out", False):
         return "the weight is stored transposed (fan_in_fan_out)"
     return ""
 
 
+def _weight_reason(base: Any) -> str:
+    if not base.weight.is_floating_point() or 0 in base.weight.shape:
+        return f"a weight of {list(base.weight.shape)} {str(base.weight.dtype).removeprefix('torch.')}"
+    return ""
+
+
 def swap(module: nn.Module, layer: OffloadedLayer) -> None:
-    """Turns peft's or torch's Linear into the offloaded one, in place."""
-    module.__class__ = OffloadedLoraLinear if type(module) is LoraLinear else OffloadedLinear
+    """Turns peft's Linear, or torch's Linear or Conv2d, into the offloaded one, in place."""
+    module.__class__ = _OFFLOADED[type(module)]
     module.__dict__[LAYER_ATTRIBUTE] = layer
 
 
 def swap_back(module: nn.Module) -> None:
     """Undoes `swap`."""
-    module.__class__ = LoraLinear if type(module) is OffloadedLoraLinear else nn.Linear
+    module.__class__ = {offloaded: plain for plain, offloaded in _OFFLOADED.items()}[type(module)]
     module.__dict__.pop(LAYER_ATTRIBUTE, None)
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether a module is one that `swap` made."""
+    return isinstance(module, tuple(_OFFLOADED.values()))
+
+
+_OFFLOADED: dict[type[nn.Module], type[nn.Module]] = {
+    LoraLinear: OffloadedLoraLinear,
+    nn.Linear: OffloadedLinear,
+    nn.Conv2d: OffloadedConv2d,
+}

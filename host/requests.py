@@ -12,11 +12,13 @@ from systolora.hls.isa import MAX_DIMENSION, Axis, Gemm, Quantize, Result, Round
 from .tensors import DeviceMatrix, DeviceVector, ElementType
 from .tiling import Tiling, choose_tiling
 
-_RESULTS = {
+RESULTS = {
     ElementType.INT32: Result.INT32,
     ElementType.FLOAT32: Result.FLOAT32,
     ElementType.BFLOAT16: Result.BFLOAT16,
 }
+"""Element type of C to the field of the instruction."""
+
 _SOURCES = {ElementType.FLOAT32: Source.FLOAT32, ElementType.BFLOAT16: Source.BFLOAT16}
 
 
@@ -44,7 +46,7 @@ class GemmRequest:
             raise CompileError(
                 f"gemm: a is {self.a.dtype.value[0]} and b is {self.b.dtype.value[0]}; both must be int8: quantize first"
             )
-        if self.c.dtype not in _RESULTS:
+        if self.c.dtype not in RESULTS:
             raise CompileError("gemm: c is int8; a result is int32, float32 or bfloat16")
         left = self.a.shape[::-1] if self.transpose_a else self.a.shape
         right = self.b.shape[::-1] if self.transpose_b else self.b.shape
@@ -98,7 +100,7 @@ class GemmRequest:
 
     def instruction(self, config: ArrayConfig, tiling: Tiling | None = None) -> Gemm:
         """The instruction of a request that needs no further cutting; `tiling` overrides `choose_tiling`."""
-        result = _RESULTS[self.c.dtype]
+        result = RESULTS[self.c.dtype]
         if tiling is None:
             tiling = choose_tiling(
                 *(config, self.m, self.n, self.k),

@@ -10,7 +10,7 @@ from typing import Any
 from .errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "targets": ("kv", "attention", "linear"),
+    "targets": ("kv", "attention", "linear", "all"),
     "adapt": ("", "kv", "attention"),
     "precision": ("int8", "float32"),
     "backend": ("emulator", "csim", "board"),
@@ -37,7 +37,8 @@ class TrainSettings:
     rank: int = _setting(4, "rank of the adapter")
     alpha: float = _setting(0.0, "scaling is alpha / rank; 0 means alpha = rank")
     targets: str = _setting(
-        "kv", "layers that run on the device: kv (cross-attention key and value), attention, linear"
+        "kv",
+        "layers that run on the device: kv (cross-attention key and value), attention, linear, all (convolutions too)",
     )
     adapt: str = _setting(
         "", "layers that get an adapter: kv, attention; empty means kv for targets kv, else attention"
@@ -116,8 +117,8 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     for name, allowed in CHOICES.items():
         if getattr(settings, name) not in allowed:
             raise UserError(f"--{_option(name)} {getattr(settings, name)!r}: allowed are {', '.join(allowed)}")
-    if settings.method != "lora" and settings.targets == "linear":
-        raise UserError(f"--method {settings.method} goes with --targets kv or attention, not linear")
+    if settings.method != "lora" and settings.targets in ("linear", "all"):
+        raise UserError(f"--method {settings.method} goes with --targets kv or attention")
     if not 2 <= settings.bits <= 8:
         raise UserError(f"--bits {settings.bits}: allowed are 2 to 8")
     if not 0 <= settings.caption_dropout <= 1:

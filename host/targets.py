@@ -10,7 +10,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from .errors import UserError
-from .peft_layers import OffloadedLinear, OffloadedLoraLinear, static_reason
+from .peft_layers import is_offloaded, static_reason
 
 # Names of diffusers' U-Nets (attn2 is cross-attention) and joint-attention transformers (the text stream's add_k_proj, add_v_proj).
 _KEY_VALUE = re.compile(r"(^|\.)(attn2\.to_(k|v)|add_(k|v)_proj)$")
@@ -20,8 +20,9 @@ _ATTENTION = re.compile(
 )
 _ALL = re.compile(r"")
 
-TARGETS: dict[str, re.Pattern[str]] = {"kv": _KEY_VALUE, "attention": _ATTENTION, "linear": _ALL}
-"""Target to the names of its layers: cross-attention key and value (the CDM-QTA paper), all attention, every Linear."""
+TARGETS: dict[str, re.Pattern[str]] = {"kv": _KEY_VALUE, "attention": _ATTENTION, "linear": _ALL, "all": _ALL}
+"""Target to the names of its layers: cross-attention key and value (the CDM-QTA paper), all attention, every Linear, and
+every Linear and Conv2d."""
 
 
 class OffloadError(UserError):
@@ -37,7 +38,7 @@ class Selection:
 
 
 def select(model: nn.Module, targets: str) -> Selection:
-    """The Linear layers of a model that a target names, adapted or not.
+    """The Linear layers, and for "all" the Conv2d, of a model that a target names, adapted or not.
 
     Raises:
         OffloadError: for a model that is no torch module or is offloaded already, an unknown target, or no matching layer.
@@ -45,7 +46,7 @@ def select(model: nn.Module, targets: str) -> Selection:
     check(model, targets)
     chosen: list[tuple[str, nn.Module]] = []
     skipped: list[tuple[str, str]] = []
-    for name, module in linear_layers(model):
+    for name, module in layers_of(model, targets):
         if not TARGETS[targets].search(name):
             if is_adapted(module):
                 skipped.append((name, f"its adapter is not among the targets {targets!r}"))
@@ -57,7 +58,9 @@ def select(model: nn.Module, targets: str) -> Selection:
             chosen.append((name, module))
     if not chosen:
         why = f"; skipped: {skipped[0][0]}, {skipped[0][1]}" if skipped else ""
-        others = [name for name, pattern in TARGETS.items() if any(pattern.search(n) for n, _ in linear_layers(model))]
+        others = [
+            name for name, pattern in TARGETS.items() if any(pattern.search(n) for n, _ in layers_of(model, name))
+        ]
         hint = f"targets that match: {', '.join(others)}" if others else "it has no Linear layer"
         raise OffloadError(f"no layer of this {type(model).__name__} matches targets {targets!r} ({hint}){why}")
     return Selection(tuple(chosen), tuple(skipped))
@@ -71,12 +74,13 @@ def check(model: nn.Module, targets: str) -> None:
         )
     if targets not in TARGETS:
         raise OffloadError(f"targets = {targets!r}: allowed are {', '.join(TARGETS)}")
-    if any(isinstance(module, (OffloadedLoraLinear, OffloadedLinear)) for module in model.modules()):
+    if any(is_offloaded(module) for module in model.modules()):
         raise OffloadError("this model is offloaded already; call undo() on its handle first")
 
 
-def linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Names and modules of adapted layers (of any kind) and plain Linear layers, but not the parts of adapted ones."""
+def layers_of(model: nn.Module, targets: str = "linear") -> list[tuple[str, nn.Module]]:
+    """Adapted layers of any kind, plain Linear layers and, for "all", plain Conv2d; not the parts of adapted ones."""
+    kinds = (nn.Linear, nn.Conv2d) if targets == "all" else (nn.Linear,)
     found: list[tuple[str, nn.Module]] = []
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
@@ -84,7 +88,7 @@ def linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
             continue
         if is_adapted(module):
             inside.update(module.modules())
-        if is_adapted(module) or isinstance(module, nn.Linear):
+        if is_adapted(module) or isinstance(module, kinds):
             found.append((name, module))
     return found
 
