@@ -16,11 +16,13 @@ from torch.nn import functional
 
 from .buffers import Lease
 from .intlora_digits import digits
-from .intlora_programs import FactorPlan, IntegerBackwardPlan, IntegerForwardPlan, IntegerSession, ProductPlan
+from .intlora_programs import FactorPlan, IntegerBackwardPlan, IntegerForwardPlan, ProductPlan
 from .intlora_rules import IntegerWeight
 from .layer_writer import LayerShape
-from .session import upload_array, upload_type
+from .session import Session
 from .spaces import ProgramTemplate
+from .tensors import ElementType
+from .transfers import element_type
 
 
 def low_rank_product(up: Tensor, down: Tensor, scaling: float) -> np.ndarray:
@@ -105,7 +107,7 @@ class Engine(ABC):
 class DeviceEngine(Engine):
     """Programs on a device."""
 
-    def __init__(self, session: IntegerSession) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
 
@@ -113,15 +115,15 @@ class DeviceEngine(Engine):
         """See `Engine.product`."""
         shape = LayerShape(down.shape[1], up.shape[0], up.shape[1], False)
         template = self.session.template(ProductPlan(shape, scaling))
-        inputs = {"up": upload_array(up.float()), "down": upload_array(down.float())}
-        return self._run(template, name, inputs, {}, ["product"])["product"].numpy()
+        results = self._run(template, name, {"up": up, "down": down}, {}, ["product"])
+        return results["product"].numpy()
 
     def place(self, name: str, weight: IntegerWeight) -> PlacedWeight:
         """See `Engine.place`."""
         parts = digits(weight.values)
         out, width = weight.values.shape
         shape = LayerShape(width, out, 0, False)
-        template = self.session.template(IntegerForwardPlan(shape, 1, upload_type(torch.empty(0)), len(parts), False))
+        template = self.session.template(IntegerForwardPlan(shape, 1, ElementType.FLOAT32, len(parts), False))
         lease = self.session.pool.lease(template.sizes["weight"], f"{name}: weight")
         buffers = {"weight": lease.buffer}
         for index, part in enumerate(parts):
@@ -134,14 +136,14 @@ class DeviceEngine(Engine):
     ) -> tuple[Tensor, Tensor | None]:
         """See `Engine.forward`."""
         shape = self._shape(placed, bias is not None)
-        template = self.session.template(IntegerForwardPlan(shape, len(x), upload_type(x), placed.passes, keep))
+        template = self.session.template(IntegerForwardPlan(shape, len(x), element_type(x), placed.passes, keep))
         residents: dict[str, Any] = {"weight": placed.lease.buffer} if placed.lease else {}
         saved = self.session.pool.lease(template.sizes["saved"], "saved") if keep else None
         if saved:
             residents["saved"] = saved.buffer
-        inputs = {"x": upload_array(x)}
+        inputs = {"x": x}
         if bias is not None:
-            inputs["bias"] = upload_array(bias.float())[None, :]
+            inputs["bias"] = bias[None, :]
         y = self._run(template, name, inputs, residents, ["y"])["y"]
         return y, self.session.pool.keep(saved) if saved else None
 
@@ -150,7 +152,7 @@ class DeviceEngine(Engine):
     ) -> tuple[Tensor | None, Tensor | None]:
         """See `Engine.backward`."""
         shape = self._shape(placed, False)
-        plan = IntegerBackwardPlan(shape, len(g), upload_type(g), placed.passes, need_input, saved is not None)
+        plan = IntegerBackwardPlan(shape, len(g), element_type(g), placed.passes, need_input, saved is not None)
         template = self.session.template(plan)
         if template.empty:
             return None, None
@@ -159,8 +161,8 @@ class DeviceEngine(Engine):
             residents["weight"] = placed.lease.buffer
         if saved is not None:
             residents["saved"] = self.session.pool.kept(saved).buffer
-        wanted = [result for result in ("grad_x", "grad_weight") if result in template.names]
-        results = self._run(template, name, {"g": upload_array(g)}, residents, wanted)
+        wanted: list[str] = [result for result in ("grad_x", "grad_weight") if result in template.names]
+        results = self._run(template, name, {"g": g}, residents, wanted)
         return results.get("grad_x"), results.get("grad_weight")
 
     def factor_gradients(
@@ -168,8 +170,7 @@ class DeviceEngine(Engine):
     ) -> tuple[Tensor, Tensor]:
         """See `Engine.factor_gradients`."""
         shape = LayerShape(down.shape[1], up.shape[0], up.shape[1], False)
-        tensors = {"grad_product": grad, "up": up, "down": down}
-        inputs = {key: upload_array(tensor.float()) for key, tensor in tensors.items()}
+        inputs = {"grad_product": grad, "up": up, "down": down}
         results = self._run(
             self.session.template(FactorPlan(shape, scaling)), name, inputs, {}, ["grad_up", "grad_down"]
         )

@@ -2,6 +2,7 @@
 
 Three kinds: `adapter` (the low-rank factors in INT8), `term` (frozen integers and adaptation term, for a merge in integers alone)
 and `merged` (the integer weights). The header's one entry `systolora_intlora` is JSON; its checksum covers itself and all tensors.
+All arrays of one type lie in one tensor, in the order of the layers, so that a header does not outgrow small layers.
 """
 
 from __future__ import annotations
@@ -59,17 +60,19 @@ class IntLoraFile:
 def write_file(path: Path, content: IntLoraFile) -> Path:
     """Writes a file in one step."""
     tensors = {name: np.ascontiguousarray(array) for name, array in content.tensors.items()}
-    header = {
+    bundles, layout = _bundle(tensors, content.layers)
+    header: dict[str, Any] = {
         "version": VERSION,
         "kind": content.kind,
         "settings": content.settings.as_dict(),
         "fingerprint": content.fingerprint,
         "scaling": content.scaling,
         "merged": content.merged,
-        "layers": {name: list(shape) for name, shape in content.layers.items()},
+        "layers": [[name, *shape] for name, shape in content.layers.items()],
+        "layout": layout,
     }
-    header["checksum"] = _checksum(header, tensors)
-    write_atomically(path, save(tensors, metadata={HEADER_KEY: _canonical(header)}))
+    header["checksum"] = _checksum(header, bundles)
+    write_atomically(path, save(bundles, metadata={HEADER_KEY: _canonical(header)}))
     return path
 
 
@@ -84,16 +87,16 @@ def read_file(path: Path, kinds: tuple[str, ...] = KINDS) -> IntLoraFile:
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            bundles = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, UnicodeDecodeError, MemoryError) as error:
         raise UserError(f"{path}: the file is damaged or truncated ({_short(error)}); copy it again") from None
     if HEADER_KEY not in metadata:
         raise UserError(f"{path}: it is no IntLoRA file (no {HEADER_KEY!r} in its header)")
-    return _parse(path, metadata, tensors, kinds)
+    return _parse(path, metadata, bundles, kinds)
 
 
 def _parse(
-    path: Path, metadata: dict[str, str], tensors: dict[str, NDArray[Any]], kinds: tuple[str, ...]
+    path: Path, metadata: dict[str, str], bundles: dict[str, NDArray[Any]], kinds: tuple[str, ...]
 ) -> IntLoraFile:
     damaged = UserError(f"{path}: the file is damaged (its checksum does not match); copy it again")
     try:
@@ -101,13 +104,13 @@ def _parse(
         stated = header.pop("checksum")
     except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
         raise damaged from None
-    if set(metadata) != {HEADER_KEY} or stated != _checksum(header, tensors):
+    if set(metadata) != {HEADER_KEY} or stated != _checksum(header, bundles):
         raise damaged
     if header["version"] != VERSION:
         raise UserError(f"{path}: version {header['version']} of the format; this program reads version {VERSION}")
     if header["kind"] not in kinds:
         raise UserError(f"{path}: it holds a {header['kind']!r}, expected {' or '.join(kinds)}")
-    layers = {name: (int(out), int(width), int(bits)) for name, (out, width, bits) in header["layers"].items()}
+    layers = {name: (int(out), int(width), int(bits)) for name, out, width, bits in header["layers"]}
     return IntLoraFile(
         kind=header["kind"],
         settings=IntLoraSettings.from_dict(header["settings"]),
@@ -115,7 +118,7 @@ def _parse(
         scaling=float(header["scaling"]),
         merged=header["merged"],
         layers=layers,
-        tensors=tensors,
+        tensors=_unbundle(bundles, header["layout"], layers),
     )
 
 
@@ -136,6 +139,35 @@ def fingerprint_of(weights: Mapping[str, NDArray[np.float32]]) -> str:
         state.update(f"{name} {array.shape};".encode())
         state.update(array.tobytes())
     return state.hexdigest()
+
+
+def _bundle(
+    tensors: Mapping[str, NDArray[Any]], layers: Mapping[str, Any]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """One flat array per type, and where the parts are: {ending: [type, shape for each layer]}."""
+    first = next(iter(layers))
+    endings = sorted(name.removeprefix(f"{first}.") for name in tensors if name.startswith(f"{first}."))
+    layout: dict[str, Any] = {}
+    parts: dict[str, list[NDArray[Any]]] = {}
+    for ending in endings:
+        arrays = [tensors[f"{layer}.{ending}"] for layer in layers]
+        kind = arrays[0].dtype.name
+        layout[ending] = [kind, [list(array.shape) for array in arrays]]
+        parts.setdefault(kind, []).extend(array.reshape(-1) for array in arrays)
+    return {kind: np.concatenate(some) for kind, some in parts.items()}, layout
+
+
+def _unbundle(
+    bundles: Mapping[str, NDArray[Any]], layout: Mapping[str, Any], layers: Mapping[str, Any]
+) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    start = dict.fromkeys(bundles, 0)
+    for ending, (kind, shapes) in sorted(layout.items()):
+        for layer, shape in zip(layers, shapes, strict=True):
+            size = int(np.prod(shape, dtype=np.int64))
+            found[f"{layer}.{ending}"] = bundles[kind][start[kind] : start[kind] + size].reshape(shape)
+            start[kind] += size
+    return found
 
 
 def _checksum(header: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -21,9 +21,9 @@ from .intlora_digits import count_wide
 from .intlora_engine import DeviceEngine, PlacedWeight
 from .intlora_file import fingerprint_of, read_file, require_fingerprint
 from .intlora_merge import frozen_weights, merged_weights
-from .intlora_programs import IntegerSession
 from .intlora_rules import IntegerWeight
 from .quantization import QuantizationConfig
+from .session import Session
 
 _ENGINE, _PLACED, _NAME = "systolora_engine", "systolora_placed", "systolora_name"
 
@@ -63,7 +63,7 @@ class MergedHandle:
     def __init__(
         self, model: nn.Module, weights: Mapping[str, IntegerWeight], device: Device, owns_device: bool
     ) -> None:
-        self.engine = DeviceEngine(IntegerSession(device, QuantizationConfig()))
+        self.engine = DeviceEngine(Session(device, QuantizationConfig()))
         self._device = device if owns_device else None
         self.wide = {name: count_wide(weight.values) for name, weight in weights.items()}
         self.total = sum(weight.values.size for weight in weights.values())

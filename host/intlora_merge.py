@@ -28,7 +28,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 
 def frozen_weights(model: nn.Module, names: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
-    """The float32 weights [out, in] of the named Linear layers, adapted or not.
+    """Copies of the float32 weights [out, in] of the named Linear layers, adapted or not.
 
     Raises:
         UserError: if the model lacks one.
@@ -40,7 +40,7 @@ def frozen_weights(model: nn.Module, names: Mapping[str, Any]) -> dict[str, NDAr
         base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
         if not isinstance(base, nn.Linear):
             raise UserError(f"the model has no Linear layer {name!r}; give the --model that the file was made for")
-        found[name] = base.weight.detach().float().cpu().numpy()
+        found[name] = base.weight.detach().float().cpu().numpy().copy()
     return found
 
 

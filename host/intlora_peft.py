@@ -16,11 +16,11 @@ from .errors import UserError
 from .intlora_digits import count_wide
 from .intlora_engine import DeviceEngine, Engine, TorchEngine
 from .intlora_layer import IntegerLayer, integer_linear
-from .intlora_programs import IntegerSession
 from .intlora_rules import IntegerWeight, Rule, make_rule
 from .intlora_settings import IntLoraSettings
 from .peft_layers import static_reason
 from .quantization import QuantizationConfig
+from .session import Session
 
 LAYER_ATTRIBUTE = "systolora_layer"
 
@@ -74,7 +74,8 @@ class IntLoraHandle:
         self._step = 0
         self.modules: dict[str, IntLoraLinear] = {}
         for name, module in _adapted_layers(model).items():
-            weight = module.get_base_layer().weight.detach().float().cpu().numpy()
+            base: Any = module.get_base_layer()
+            weight = base.weight.detach().float().cpu().numpy().copy()
             module.__dict__[LAYER_ATTRIBUTE] = IntegerLayer(name, make(weight, name), engine)
             module.__class__ = IntLoraLinear
             self.modules[name] = module  # type: ignore[assignment]
@@ -153,7 +154,7 @@ class IntLoraHandle:
     def undo(self) -> None:
         """Gives the model peft's layers back and frees the device memory; a second call does nothing."""
         for module in self.modules.values():
-            module.__class__ = LoraLinear
+            module.__class__ = LoraLinear  # type: ignore[assignment]
             module.__dict__.pop(LAYER_ATTRIBUTE, None)
         self.modules = {}
         self.engine.close()
@@ -190,7 +191,7 @@ def attach(
 
     engine: Engine = TorchEngine()
     if device is not None:
-        engine = DeviceEngine(IntegerSession(device, quantization or QuantizationConfig()))
+        engine = DeviceEngine(Session(device, quantization or QuantizationConfig()))
     return IntLoraHandle(model, make, engine, settings)
 
 

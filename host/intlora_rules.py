@@ -62,7 +62,9 @@ class FrozenPart:
 
 def freeze(weight: Float32, settings: IntLoraSettings, name: str) -> FrozenPart:
     """Separation of quantization and adaptation: R from the seed, W - R on the frozen grid."""
-    r0 = auxiliary(layer_seed(settings.seed, name), *weight.shape, settings.distribution, settings.spread)
+    r0 = auxiliary(
+        layer_seed(settings.seed, name), weight.shape[0], weight.shape[1], settings.distribution, settings.spread
+    )
     factor = matching_factor(weight, r0, settings.ratio, settings.exponent)
     r = (factor[:, None] * r0).astype(np.float32)
     shifted = weight - r
@@ -228,7 +230,7 @@ class ShiftRule(_IntLoraRule):
         return (np.sign(term).astype(np.int32) * (limited + 1)).astype(np.int32)
 
     def _exponents(self, term: Float32) -> Int32:
-        return rounded_log2(np.abs(term) / self.row_scale[:, None])
+        return rounded_log2((np.abs(term) / self.row_scale[:, None]).astype(np.float32))
 
     def _shifted(self, codes: Int32) -> tuple[Int32, Float32, Int32]:
         position = np.maximum(np.abs(codes) - 1, 0)

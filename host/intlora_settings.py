@@ -45,8 +45,8 @@ class IntLoraSettings:
     seed: int = 0
     distribution: str = "laplace"
     spread: float = 0.5
-    ratio: str = "range"
-    exponent: float = 1.5
+    ratio: str = "variance"
+    exponent: float = 2.0
     symmetric: bool = False
     remedies: tuple[str, ...] = tuple(REMEDIES)
     span: int = 0
@@ -96,8 +96,8 @@ class IntLoraSettings:
             raise UserError(f"intlora: these are no settings of this version ({error})") from None
 
     def paper(self) -> IntLoraSettings:
-        """The same without any remedy."""
-        return replace(self, remedies=())
+        """The form of the paper as its authors' code has it: no remedy, range ratio, exponent 1.5, no refresh."""
+        return replace(self, remedies=(), ratio="range", exponent=1.5, refresh_every=0)
 
 
 def parse_remedies(text: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:

@@ -23,12 +23,14 @@ def intlora_settings(settings: TrainSettings) -> IntLoraSettings:
     Raises:
         UserError: for a remedy that does not exist.
     """
-    return IntLoraSettings(
+    remedies = parse_remedies(settings.remedies)
+    chosen = IntLoraSettings(
         method=settings.method.removeprefix("intlora-"),
         bits=settings.bits,
         seed=settings.seed,
-        remedies=parse_remedies(settings.remedies),
+        remedies=remedies,
     )
+    return chosen if remedies else chosen.paper()
 
 
 def attach_for(

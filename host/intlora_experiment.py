@@ -1,0 +1,136 @@
+"""`systolora experiment intlora`: every method and baseline, several seeds, one table; each training is cached, so it can be resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from .assets import pipeline_folder
+from .checkpoint import write_atomically
+from .demo import DemoSettings, demo_pictures, demo_prompts, recipe
+from .device import open_device
+from .intlora_cells import FLOAT_BITS, Bench, Cell, Row, run_cell
+from .intlora_evaluate import make_test_set
+from .intlora_settings import METHODS, RATIOS, REMEDIES, IntLoraSettings
+from .intlora_table import page_tables
+from .judge import load_judge
+from .pipeline import load_parts
+from .sprite_sampling import load_sprite_pipeline, quiet_libraries
+from .sprites import write_image_folder
+
+BITS = (8, 4)
+CONCEPT = "heart"
+EXPONENTS = (1.0, 1.5, 2.0, 2.5)
+REFRESH_EVERY = 50
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+    """What the command line gives.
+
+    Attributes:
+        out: folder of the cached cells and the table. seeds: how many. steps: of each training. quick: seconds instead of an hour.
+    """
+
+    out: Path
+    seeds: int = 3
+    steps: int = 300
+    quick: bool = False
+
+
+def run_experiment(settings: ExperimentSettings, report: Callable[[str], None]) -> Path:
+    """Runs what is not cached and writes `table.md`; returns its path.
+
+    Raises:
+        UserError: for settings that are not allowed.
+    """
+    quiet_libraries()
+    seeds, steps = (1, 4) if settings.quick else (settings.seeds, settings.steps)
+    bits = BITS[1:] if settings.quick else BITS
+    cells = main_cells(seeds, bits)
+    if not settings.quick:
+        cells += remedy_cells(seeds) + exponent_cells(seeds)
+    bench: Bench | None = None
+    rows: list[Row] = []
+    for number, cell in enumerate(cells):
+        path = settings.out / "cells" / f"{cell.key}-{steps}.json"
+        if not path.is_file():
+            bench = bench or make_bench(settings, steps, bits)
+            found = run_cell(_with_pictures(bench, settings.out, cell.seed), cell, settings.out / "runs" / cell.key)
+            text = json.dumps([asdict(row) for row in found], indent=1)
+            write_atomically(path, text.encode())
+        made = [Row(**values) for values in json.loads(path.read_text())]
+        rows += made
+        for row in made:
+            report(
+                f"{number + 1}/{len(cells)} {row.setting} {row.label}, seed {row.seed}: concept {row.concept:.2f}, "
+                f"Frechet {row.frechet:.1f}, loss {row.loss:.4f}, weight error {row.error:.2%}, {row.seconds:.0f} s"
+            )
+    table = settings.out / "table.md"
+    write_atomically(table, page_tables(rows, seeds, steps).encode())
+    if bench is not None:
+        bench.device.close()
+    return table
+
+
+def main_cells(seeds: int, bits: tuple[int, ...]) -> list[Cell]:
+    """The table of methods."""
+    cells = []
+    for seed in range(seeds):
+        cells.append(Cell("lora", FLOAT_BITS, seed, "LoRA"))
+        for width in bits:
+            cells += [Cell("qlora", width, seed, "QLoRA"), Cell("qat", width, seed, "quantization-aware LoRA")]
+            for method in METHODS:
+                mended = IntLoraSettings(method=method, bits=width, seed=seed)
+                name = f"IntLoRA_{method.upper()}"
+                cells.append(Cell("intlora", width, seed, f"{name}, paper", mended.paper()))
+                cells.append(Cell("intlora", width, seed, f"{name}, mended", mended))
+    return cells
+
+
+def remedy_cells(seeds: int) -> list[Cell]:
+    """What each change does, at 4 bits: none with the measured exponent, each remedy alone, all with refreshed quantizers."""
+    cells = []
+    for seed in range(seeds):
+        for method in METHODS:
+            mended = IntLoraSettings(method=method, bits=4, seed=seed)
+            name = f"{method.upper()}, 4 bits"
+            cells.append(Cell("intlora", 4, seed, f"{name}: no remedy", replace(mended, remedies=())))
+            for remedy in REMEDIES:
+                cells.append(Cell("intlora", 4, seed, f"{name}: only {remedy}", replace(mended, remedies=(remedy,))))
+            refreshed = replace(mended, refresh_every=REFRESH_EVERY)
+            cells.append(Cell("intlora", 4, seed, f"{name}: all, refreshed every {REFRESH_EVERY} steps", refreshed))
+    return cells
+
+
+def exponent_cells(seeds: int) -> list[Cell]:
+    """Exponents and ratios of variance matching, MUL at 4 bits, mended."""
+    cells = []
+    for seed in range(seeds):
+        for ratio in RATIOS:
+            for exponent in EXPONENTS:
+                settings = IntLoraSettings(method="mul", bits=4, seed=seed, ratio=ratio, exponent=exponent)
+                cells.append(Cell("intlora", 4, seed, f"MUL, 4 bits: {ratio} ratio, exponent {exponent}", settings))
+    return cells
+
+
+def make_bench(settings: ExperimentSettings, steps: int, bits: tuple[int, ...]) -> Bench:
+    """Loads the demo model and its judge, and draws the test set."""
+    folder = pipeline_folder()
+    parts, judge = load_parts(folder), load_judge()
+    prompts = demo_prompts(CONCEPT)
+    sizes = (8, 16, 4) if settings.quick else (2 * len(prompts), 256, 25)
+    prompts = (prompts * 2)[: sizes[0]]
+    tests = make_test_set(parts, judge, CONCEPT, prompts, sizes[1], sizes[2])
+    demo = DemoSettings(out=settings.out, steps=steps)
+    train = replace(recipe(demo, settings.out), threads=1)
+    return Bench(parts, load_sprite_pipeline(folder), judge, tests, train, open_device("emulator"), bits)
+
+
+def _with_pictures(bench: Bench, out: Path, seed: int) -> Bench:
+    folder = out / "pictures" / str(seed)
+    if not folder.is_dir():
+        write_image_folder(folder, demo_pictures(CONCEPT, seed))
+    return replace(bench, settings=replace(bench.settings, data=str(folder)))
