@@ -8,7 +8,7 @@ from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Axis
 
 from .convolution_shapes import ConvolutionShape
-from .layer_writer import LayerShape, LayerWriter, Quantized
+from .layer_writer import LayerShape, LayerWriter, Quantized, name_integers
 from .patch_request import PatchRequest
 from .quantization import QuantizationConfig
 from .spaces import ProgramTemplate, Sketch
@@ -22,12 +22,12 @@ class ConvolutionWeightPlan:
     shape: ConvolutionShape
 
     def write(self, config: ArrayConfig, quantization: QuantizationConfig) -> ProgramTemplate:
-        """The program; `integers` is where its result lies."""
+        """The program; `integers` and `scales` are its result."""
         sketch = _Sketch(config, quantization, self.shape)
         weight = sketch.weight()
         source = sketch.place("inbox", "weight", weight.values.rows, weight.values.cols, ElementType.FLOAT32)
         sketch.writer.quantize(source, "weight", "weight", Axis.COLUMN, into=weight)
-        sketch.name("integers", weight.values)
+        name_integers(sketch, weight)
         return sketch.finish()
 
 

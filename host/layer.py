@@ -36,6 +36,7 @@ class OffloadedLayer:
         int8, float32: GEMMs by kind that ran on the device and in torch.
         int8_macs, float32_macs: their multiply-accumulates, by kind.
         fallbacks: calls that ran in torch altogether, by reason.
+        released: the frozen weight exists on the device only.
     """
 
     def __init__(self, session: Session, name: str, index: int) -> None:
@@ -47,16 +48,21 @@ class OffloadedLayer:
         self.int8_macs: Counter[str] = Counter()
         self.float32_macs: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
+        self.released = False
+        self._leases: dict[str, tuple[int, Lease]] = {}
         self.forget()
 
     def forget(self) -> None:
-        """Drops what is in device memory; it is uploaded again when it is needed."""
-        self._leases: dict[str, tuple[int, Lease]] = {}
+        """Drops what is in device memory and can be uploaded again when it is needed."""
+        kept = {"weight"} if self.released else set()
+        self._leases = {name: held for name, held in self._leases.items() if name in kept}
         self._weight_token: object = None
         self._bias: Tensor | None = None
         self._factors: tuple[Tensor, Tensor, int] | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> OffloadedLayer:
+        if self.released:
+            raise RuntimeError(f"layer {self.name!r}: its float weight was released, so the model cannot be copied")
         return OffloadedLayer(self.session, self.name, self.index)
 
     def __reduce__(self) -> Any:
@@ -113,6 +119,8 @@ class OffloadedLayer:
             weight: of any shape. plan: of the program that quantizes it.
             arrange: makes of it the matrix that the program wants; by default it is one already.
         """
+        if self.released:
+            return
         token = _token(weight)
         if token == self._weight_token:
             return
@@ -123,6 +131,25 @@ class OffloadedLayer:
         # Step 0: a weight that is uploaded again must get the same bits, whatever the step.
         self.session.run(template, self.name, self.index, inputs, residents, step=0)
         self._weight_token = token
+
+    def read_weight(self, plan: Plan) -> tuple[Tensor, Tensor]:
+        """(int8 matrix, float32 scales [1] or one per output channel) that the plan's program left in device memory."""
+        template = self.session.template(plan)
+        buffers = {"weight": self._room("weight", template.sizes["weight"])}
+        integers, scales = (template.matrix(name, buffers).read() for name in ("integers", "scales"))
+        return torch.from_numpy(integers), torch.from_numpy(scales[0])
+
+    def fall_back(self, reason: str) -> None:
+        """Notes a call that runs in torch altogether.
+
+        Raises:
+            RuntimeError: if torch has no weight to run it with.
+        """
+        if self.released:
+            raise RuntimeError(
+                f"layer {self.name!r} cannot run in torch ({reason}): its float weight was released; offload without release_weights"
+            )
+        self.fallbacks[reason] += 1
 
     def place_bias(self, bias: Tensor, nbytes: int) -> None:
         """Writes the bias [out] to device memory, if what lies there is not this."""

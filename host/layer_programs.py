@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Axis
 
-from .layer_writer import LayerInputs, LayerShape, LayerWriter, Quantized, Residents
+from .layer_writer import LayerInputs, LayerShape, LayerWriter, Quantized, Residents, name_integers
 from .quantization import FROZEN_KINDS, QuantizationConfig
 from .spaces import ProgramTemplate, Sketch
 from .tensors import DeviceMatrix, ElementType
@@ -90,7 +90,7 @@ class WeightPlan:
         residents = Residents(writer)
         source = sketch.space("inbox").matrix(self.shape.out_features, self.shape.in_features, ElementType.FLOAT32)
         writer.quantize(sketch.name("weight", source), "weight", "weight", Axis.ROW, into=residents.weight)
-        sketch.name("integers", residents.weight.values)
+        name_integers(sketch, residents.weight)
         return sketch.finish()
 
 

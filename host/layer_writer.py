@@ -128,6 +128,14 @@ class LayerWriter:
         )
 
 
+def name_integers(sketch: Sketch, weight: Quantized) -> None:
+    """Names what a program that quantizes a weight leaves: `integers`, and `scales` as one row."""
+    scales = weight.scales
+    sketch.name("integers", weight.values)
+    row = DeviceMatrix(scales.buffer, scales.offset, 1, scales.length, 0, ElementType.FLOAT32)
+    sketch.name("scales", row)
+
+
 class Residents:
     """Where the frozen weight and the quantized factors lie; the same layout in every program of a layer."""
 

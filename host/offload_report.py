@@ -24,6 +24,7 @@ class OffloadReport:
         host_macs: multiply-accumulates of the other Linear and convolution layers, forward.
         fallbacks: calls of offloaded layers that ran in torch altogether: (layer, reason) to how often.
         device: name of the device. device_bytes: its memory in use.
+        released: layers whose frozen weight exists on the device only.
     """
 
     adapted: tuple[str, ...]
@@ -37,6 +38,7 @@ class OffloadReport:
     fallbacks: dict[tuple[str, str], int]
     device: str
     device_bytes: int
+    released: int = 0
 
     @property
     def mac_share(self) -> float:
@@ -59,6 +61,8 @@ class OffloadReport:
         lines.append(
             f"share of the forward multiply-accumulates of Linear and convolution layers: {100 * self.mac_share:.2f} %"
         )
+        if self.released:
+            lines.append(f"frozen weights kept as INT8 only: {self.released} layers")
         reasons: Counter[str] = Counter(reason for _, reason in self.skipped)
         lines += [f"left in torch: {count} layers, {reason}" for reason, count in reasons.items()]
         calls: Counter[str] = Counter()

@@ -13,10 +13,11 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from .device import open_device
+from .frozen_weights import release_weight, restore_weight
 from .layer import OffloadedLayer
 from .offload_report import OffloadReport, sum_by_kind
 from .peft_layers import OffloadedLoraLinear, is_offloaded, swap, swap_back
-from .quantization import QuantizationConfig
+from .quantization import FROZEN_KINDS, QuantizationConfig
 from .session import Session
 from .targets import TARGETS, OffloadError, Selection, check, is_adapted, layers_of, select
 
@@ -27,7 +28,9 @@ class OffloadHandle:
     The model keeps working if the handle is dropped.
     """
 
-    def __init__(self, model: nn.Module, selection: Selection, session: Session, owns_device: bool) -> None:
+    def __init__(
+        self, model: nn.Module, selection: Selection, session: Session, owns_device: bool, release: bool
+    ) -> None:
         self._model = model
         self._selection = selection
         self._session = session
@@ -37,6 +40,8 @@ class OffloadHandle:
         for index, (name, module) in enumerate(selection.chosen):
             self._layers[name] = OffloadedLayer(session, name, index)
             swap(module, self._layers[name])
+            if release:
+                release_weight(module)
         self._host_macs = _MacCounter()
         self._hooks = [*self._host_macs.watch(model, selection), _advance_with_optimizer(model, session)]
         if owns_device:
@@ -94,6 +99,7 @@ class OffloadHandle:
             fallbacks={(layer.name, why): n for layer in layers for why, n in layer.fallbacks.items()},
             device=self.device.name,
             device_bytes=self.device.bytes_in_use,
+            released=sum(layer.released for layer in layers),
         )
 
     def _adapted_later(self) -> list[tuple[str, str]]:
@@ -109,6 +115,7 @@ class OffloadHandle:
     def undo(self) -> None:
         """Gives the model its own layers back and frees the device memory; a second call does nothing."""
         for module in self._modules.values():
+            restore_weight(module)
             swap_back(module)
         for hook in self._hooks:
             hook.remove()
@@ -129,6 +136,7 @@ def offload(
     *,
     rank: int | None = None,
     alpha: float | None = None,
+    release_weights: bool = False,
 ) -> OffloadHandle:
     """Runs linear layers and convolutions of a model in INT8 on a device, forward and backward, with their LoRA adapters.
 
@@ -143,19 +151,25 @@ def offload(
         quantization: what runs in INT8 and how; by default everything, one scale per weight.
         rank, alpha: with `rank`, a model that has no adapter is frozen and gets one (scaling alpha / rank; alpha = rank by
             default) on the attention layers among the targets; a model that has one keeps it.
+        release_weights: keep the frozen weights of these layers as INT8 only. Memory falls by their size; the model cannot be
+            copied, or saved apart from its adapter, and `undo` gives it the INT8 values back.
 
     Raises:
-        OffloadError: for a wrong model, an unknown target, no matching layer, or a rank below 1.
+        OffloadError: for a wrong model, an unknown target, no matching layer, a rank below 1, or weights that cannot be released
+            because the frozen GEMMs run in float32.
     """
     if isinstance(model, nn.Module):
         _drop_undone(model)
     check(model, targets)
+    quantization = quantization or QuantizationConfig()
+    if release_weights and not quantization.int8_kinds >= FROZEN_KINDS:
+        raise OffloadError(f"release_weights: {', '.join(sorted(FROZEN_KINDS))} must run in INT8")
     if rank is not None:
         _add_adapter(model, targets, rank, alpha)
     selection = select(model, targets)
     owns_device = not isinstance(device, Device)
     opened = device if isinstance(device, Device) else open_device(device or "emulator")
-    return OffloadHandle(model, selection, Session(opened, quantization or QuantizationConfig()), owns_device)
+    return OffloadHandle(model, selection, Session(opened, quantization), owns_device, release_weights)
 
 
 def _drop_undone(model: nn.Module) -> None:

@@ -39,7 +39,7 @@ class OffloadedLoraLinear(LoraLinear):
         reason = self._extras_reason(args, kwargs) or static_reason(self) or frozen_reason(base)
         reason = reason or self._adapter_reason(active)
         if reason:
-            self.systolora_layer.fallbacks[reason] += 1
+            self.systolora_layer.fall_back(reason)
             return super().forward(x, *args, **kwargs)
         return _run(self.systolora_layer, x, base.weight, base.bias, self._adapter(active[0], x) if active else None)
 
@@ -77,7 +77,7 @@ class OffloadedLinear(nn.Linear):
         """[..., in] to [..., out]; as torch's, in INT8."""
         reason = frozen_reason(self)
         if reason:
-            self.systolora_layer.fallbacks[reason] += 1
+            self.systolora_layer.fall_back(reason)
             return super().forward(input)
         return _run(self.systolora_layer, input, self.weight, self.bias)
 
@@ -93,7 +93,7 @@ class OffloadedConv2d(nn.Conv2d):
         shape = ConvolutionShape.of(self, layer.session.device.config.bus_bytes)
         reason = frozen_reason(self) or unsupported_image(shape, input)
         if reason:
-            layer.fallbacks[reason] += 1
+            layer.fall_back(reason)
             return super().forward(input)
         return _run_convolution(layer, shape, input, self.weight, self.bias)
 

@@ -546,7 +546,7 @@ def test_torch_compile_leaves_the_layers_on_the_device() -> None:
             {"targets": "kv"},
             r"no layer of this Sequential .* that match: linear",
         ),
-        (lambda: nn.Conv2d(1, 1, 1), {"targets": "linear"}, "it has no Linear layer"),
+        (lambda: nn.Conv2d(1, 1, 1), {"targets": "linear"}, "that match: all"),
         (lambda: make_unet().requires_grad_(True), {}, "skipped: .*attn2.to_k, the weight is trainable"),
         (make_unet, {"rank": 0}, "rank = 0: it must be at least 1"),
         (lambda: nn.Sequential(nn.Linear(2, 2)), {"targets": "linear", "rank": 4}, "has no attention layer to adapt"),
