@@ -107,7 +107,7 @@ def _config_of(manifest: Manifest, wanted: ArrayConfig | None) -> ArrayConfig:
             "fingerprint",
             f"the bitstream has fingerprint {manifest.fingerprint}, this version of systolora gives its configuration "
             f"{config.fingerprint_text}: the hardware has changed since; install the version that built it, or build it again: "
-            f"systolora bitstream build --board {manifest.board}",
+            f"systolora bitstream build {manifest.board}",
         )
     if wanted is not None and wanted.fingerprint != config.fingerprint:
         raise BoardOpenError(

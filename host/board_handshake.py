@@ -18,7 +18,7 @@ from .board_selftest import self_test
 CLOCK_TOLERANCE = 0.005
 """Share by which the PL clock may differ from the design's: PLL dividers give 249.9975 MHz for 250."""
 
-_REBUILD = "systolora bitstream build --board {board}"
+_REBUILD = "systolora bitstream build {board}"
 
 
 def check_root(device: Any) -> None:

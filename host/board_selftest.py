@@ -61,13 +61,14 @@ def _run(device: Device, sizes: _Sizes, source: Buffer, weight: Buffer, result: 
     q, scales = quantize(x, Axis.ROW)
     sums = gemm_int32(q, b)
     values = epilogue(sums, Result.FLOAT32, scale_a=scales)
-    expected = {
+    expected: dict[str, tuple[np.ndarray, np.ndarray]] = {
         "quantize": (_matrix(found, sizes.quantized, sizes.m, sizes.k_stride)[:, : sizes.k], q),
         "scales": (found[sizes.scales : sizes.scales + 4 * sizes.m], scales),
         "output-stationary GEMM": (_matrix(found, sizes.sums, sizes.m, sizes.c_stride)[:, : 4 * sizes.n], sums),
         "weight-stationary GEMM": (_matrix(found, sizes.values, sizes.m, sizes.c_stride)[:, : 4 * sizes.n], values),
     }
-    return [f"{name}: {_difference(*pair)}" for name, pair in expected.items() if _difference(*pair)]
+    differences = {name: _difference(left, right) for name, (left, right) in expected.items()}
+    return [f"{name}: {text}" for name, text in differences.items() if text]
 
 
 def _instructions(sizes: _Sizes, source: int, weight: int, result: int) -> list[Instruction]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pynq
@@ -71,9 +71,9 @@ class BusArray(np.ndarray):
                 self._bus.write32(address + 4, int(word) >> 32)
 
 
-def _open_without_terminal(path: str, *arguments: Any, **options: Any) -> Any:
+def _open_without_terminal(path: str, mode: str = "r", buffering: int = -1) -> IO[Any]:
     """`open`, but a terminal does not become this process's own: its end would then be SIGHUP, the end of a Jupyter kernel."""
-    return open(path, *arguments, opener=lambda name, flags: os.open(name, flags | os.O_NOCTTY), **options)
+    return open(path, mode, buffering, opener=lambda name, flags: os.open(name, flags | os.O_NOCTTY))
 
 
 class _Pages:
