@@ -10,12 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from systolora.hls.config import ConfigError
 
 from .cli_hardware import add_commands as add_hardware_commands
 from .cli_intlora import add_commands as add_intlora_commands
 from .cli_options import options_from
-from .errors import UserError
 from .settings import TrainSettings, check_settings, load_settings_file, merge_settings
 
 app = typer.Typer(
@@ -86,22 +84,20 @@ add_intlora_commands(app)
 
 
 def main() -> None:
-    """Entry point: mistakes of the user end in one line on standard error and exit code 2, Ctrl-C in 130."""
+    """Entry point: the project's own errors end in one line on standard error and exit code 2, Ctrl-C in 130."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         app(standalone_mode=True)
-    except (UserError, ConfigError) as error:
-        sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
         sys.exit(_complain("stopped", 130))
     except ModuleNotFoundError as error:
         sys.exit(_complain(f"the Python package {error.name!r} is not installed: pip install 'systolora[train]'"))
-    except RuntimeError as error:
-        if type(error).__module__.startswith("systolora"):
-            sys.exit(_complain(str(error)))
-        raise
+    except Exception as error:
+        if not type(error).__module__.startswith("systolora."):
+            raise
+        sys.exit(_complain(str(error)))
 
 
 def _complain(text: str, code: int = 2) -> int:

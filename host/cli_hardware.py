@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -164,40 +164,50 @@ def list_bitstreams(json: Json = False) -> None:
         print(f"{manifest.board:10s} {manifest.fingerprint}  {what}")
 
 
+Board = Annotated[str, typer.Option(help="Preset of the board.")]
+
+
 @bitstream.command()
-def verify(folder: Annotated[Path, typer.Argument(help="Folder with a manifest.json.")]) -> None:
-    """Check a folder's files against its manifest."""
+def verify(
+    board: Annotated[str, typer.Option(help="Preset of the board.")] = "",
+    folder: Annotated[Path | None, typer.Option(help="Any folder with a manifest.json, instead.")] = None,
+) -> None:
+    """Check a board's files against their manifest."""
+    from systolora.bitstreams.store import PACKAGE
     from systolora.bitstreams.store import verify as differences
 
-    found = differences(folder)
+    if not board and folder is None:
+        raise UserError("bitstream verify: give --board or --folder")
+    place = folder or PACKAGE / board_config(board).board
+    found = differences(place)
     for line in found:
         print(line)
-    print(f"{folder}: {'as its manifest says' if not found else f'{len(found)} differences'}")
+    print(f"{place}: {'as its manifest says' if not found else f'{len(found)} differences'}")
     raise typer.Exit(1 if found else 0)
 
 
 @bitstream.command()
 def fetch(
-    board: Annotated[str, typer.Argument(help="Preset of the board.")],
+    board: Board,
     source: Annotated[str, typer.Option(help="URL or folder that holds BOARD/manifest.json and its files.")],
     cache: Annotated[Path, typer.Option(help="Where it goes.")] = Path("~/.cache/systolora/bitstreams"),
 ) -> None:
     """Copy a board's bitstream from a URL or a folder, checked by its checksums."""
     from systolora.bitstreams.store import fetch as copy
 
-    print(copy(board, source, cache.expanduser()))
+    print(copy(board_config(board).board, source, cache.expanduser()))
 
 
 @bitstream.command()
 def build(
-    board: Annotated[str, typer.Argument(help="Preset of the board.")],
+    board: Board,
     out: Annotated[Path, typer.Option(help="Folder for the project.")] = Path("build"),
+    results: Annotated[Path | None, typer.Option(help="What an earlier build left: check it and take it over.")] = None,
 ) -> None:
-    """Generate the board's project and build it with Vitis and Vivado, if they are installed."""
+    """Build a board's bitstream with Vitis and Vivado, if they are installed, and record it."""
     from .bitstream_build import build_bitstream
 
-    print(build_bitstream(board_config(board), out / board))
-
-
-OPTION_NAMES = frozenset(item.name for item in fields(ArrayOptions))
-"""Names of the options that `config_from` reads."""
+    manifest = build_bitstream(board_config(board), out / board, results)
+    print(
+        f"{manifest.board}: {manifest.kind}, fingerprint {manifest.fingerprint}, worst slack {manifest.worst_slack_ns} ns"
+    )

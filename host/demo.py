@@ -75,7 +75,7 @@ def recipe(settings: DemoSettings, data: Path) -> TrainSettings:
     return TrainSettings(
         model=str(pipeline_folder()),
         data=str(data),
-        output=str(settings.out / "int8"),
+        output=str(settings.out / "adapter"),
         rank=8,
         targets=settings.targets,
         steps=settings.steps or 300,
@@ -130,7 +130,7 @@ def run_demo(settings: DemoSettings, console: Console) -> DemoResult:
         f"the model has never seen a {settings.concept}; drawing {len(prompts)} pictures of what it makes of the word ..."
     )
     base = generate_pictures(load_sprite_pipeline(pipeline_folder()), prompts)
-    int8 = replace(recipe(settings, data), output=str(settings.out / "adapter"))
+    int8 = recipe(settings, data)
     float32 = replace(int8, precision="float32", output=str(settings.out / "adapter-float32"))
     runs = {name: _train(each, prompts, console, name) for name, each in (("INT8", int8), ("float32", float32))}
     loaded = _pictures_of_adapter(settings.out / "adapter", prompts)
