@@ -15,6 +15,7 @@ from .cli_hardware import add_commands as add_hardware_commands
 from .cli_intlora import add_commands as add_intlora_commands
 from .cli_options import options_from
 from .settings import TrainSettings, check_settings, load_settings_file, merge_settings
+from .simulate_settings import SimulateSettings
 
 app = typer.Typer(
     name="systolora",
@@ -77,6 +78,15 @@ def doctor(json: Json = False) -> None:
         print(jsonlib.dumps([finding.as_dict() for finding in findings]))
     if any(finding.needed and not finding.good for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+@options_from(SimulateSettings)
+def simulate(*, json: Json = False, **given: Any) -> None:
+    """Cycles, stalls, traffic and energy of one training step, for each dataflow and for the best of each GEMM."""
+    from .cli_simulate import run_simulation
+
+    run_simulation(SimulateSettings(**given), json)
 
 
 add_hardware_commands(app)
