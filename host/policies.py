@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Dataflow, Gemm
 from systolora.sim.columns import GemmColumns
 from systolora.sim.energy import Energy, Technology, Work, energy
@@ -14,6 +15,7 @@ from systolora.sim.mapping import best_tilings
 from systolora.sim.performance import Costs, gemm_costs
 from systolora.sim.scalesim import scalesim_report
 from systolora.sim.tile_times import Machine
+from systolora.sim.unit_times import ArrayKind, array_work
 
 from .workloads import Distinct, Workload
 
@@ -56,8 +58,12 @@ class GemmCost:
         return sum(self.traffic.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; `cycles`, `stall_cycles`, `dram_bytes` and `energy_j` are those of one, `count` says how many there are."""
+        """For JSON; `cycles`, `stall_cycles`, `dram_bytes` and `energy_j` are those of one, `count` says how many there are.
+
+        What SCALE-Sim's totals do not contain is null.
+        """
         gemm, op = self.item.gemm, self.item.gemm.op
+        modelled = self.op is not None
         tiles = {} if self.op is None else {"tile": [self.op.tile_m, self.op.tile_n, self.op.tile_k]}
         return {
             "layer": gemm.layer,
@@ -72,10 +78,10 @@ class GemmCost:
             "cycles": self.cycles,
             "stall_cycles": self.cycles - self.array_cycles,
             "utilization": round(self.utilization, 6),
-            "dram_bytes": self.dram_bytes,
+            "dram_bytes": self.dram_bytes if modelled else None,
             "traffic": dict(self.traffic),
             "bound": self.bound,
-            "energy_j": self.energy.total,
+            "energy_j": self.energy.total if modelled else None,
         }
 
 
@@ -119,15 +125,16 @@ class PolicyResult:
         return {name: sum(count * part[name] for count, part in zip(counts, parts, strict=True)) for name in parts[0]}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        spent = self.energy()
+        """For JSON; what SCALE-Sim's totals do not contain is null."""
+        modelled = self.gemms[0].op is not None
+        spent = self.energy() if modelled else {}
         return {
             "cycles": self.cycles,
             "stall_cycles": self.cycles - self.array_cycles,
             "array_cycles": self.array_cycles,
             "utilization": round(self.utilization, 6),
-            "dram_bytes": self.dram_bytes,
-            "energy_j": sum(spent.values()),
+            "dram_bytes": self.dram_bytes if modelled else None,
+            "energy_j": sum(spent.values()) if modelled else None,
             "energy_parts_j": spent,
             "gemms": [cost.as_dict() for cost in self.gemms],
         }
@@ -219,3 +226,19 @@ def scalesim_policies(rows: int, cols: int, items: Sequence[Distinct]) -> dict[s
     pairs = zip(found["ws"], found["os"], strict=True)
     found["auto"] = tuple(min(pair, key=lambda cost: cost.cycles) for pair in pairs)
     return {name: PolicyResult(name, costs, rows * cols) for name, costs in found.items()}
+
+
+def array_alone(config: ArrayConfig, kind: ArrayKind, items: Sequence[Distinct]) -> dict[str, int]:
+    """Cycles of a step's GEMMs by policy if memories were endless and instant: each GEMM is one tile, and only the array counts."""
+    m, n, k, counts = (
+        np.array(values, np.int64) for values in zip(*(_shape_and_count(item) for item in items), strict=True)
+    )
+    cycles = {
+        name: array_work(config, kind, np.full_like(m, int(flow)), m, n, k).cycles for name, flow in _FLOWS.items()
+    }
+    cycles["auto"] = np.minimum(cycles["ws"], cycles["os"])
+    return {name: int(counts @ values) for name, values in cycles.items()}
+
+
+def _shape_and_count(item: Distinct) -> tuple[int, int, int, int]:
+    return item.gemm.op.m, item.gemm.op.n, item.gemm.op.k, item.count

@@ -69,7 +69,8 @@ def key_value_variants(machine: Machine, workload: Workload) -> list[Variant]:
         _variant(machine, "one wide GEMM, stacked low-rank GEMMs", wide_and_stacked, quantizes),
         _variant(machine, "bfloat16 instead of float32", half, half_quantizes),
     ]
-    return [*variants, _rank_on_chip(machine, workload, variants[-1])]
+    on_chip = _rank_on_chip(machine, workload, variants[-1])
+    return [*variants, on_chip, _fused_up(machine, workload, on_chip)]
 
 
 def _widened(gemms: dict, kind: str) -> Counted:
@@ -144,4 +145,24 @@ def _rank_on_chip(machine: Machine, workload: Workload, before: Variant) -> Vari
         expressible=False,
         quantize_cycles=before.quantize_cycles - cycles,
         dram_bytes=before.dram_bytes - moved,
+    )
+
+
+def _fused_up(machine: Machine, workload: Workload, before: Variant) -> Variant:
+    """What would be left if h up^T were added to y before y is stored: of these GEMMs the array's clocks and the weights stay."""
+    pairs = [
+        (replace(item.gemm.op, result=Result.BFLOAT16), item.count)
+        for item in workload.gemms
+        if item.gemm.kind == "forward_up"
+    ]
+    tilings = best_tilings(machine, [op for op, _ in pairs])
+    tiled = [replace(op, **vars(tiling)) for (op, _), tiling in zip(pairs, tilings, strict=True)]
+    costs = gemm_costs(machine, GemmColumns.of(machine.config, tiled))
+    counts = np.array([count for _, count in pairs])
+    words = costs.result_words_loaded + costs.result_words_stored + costs.vector_words
+    return replace(
+        before,
+        title="and h up^T added before y is stored",
+        gemm_cycles=before.gemm_cycles - int(counts @ costs.stall_cycles),
+        dram_bytes=before.dram_bytes - int(counts @ words) * machine.config.bus_bytes,
     )

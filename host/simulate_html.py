@@ -93,7 +93,8 @@ def _kinds(simulation: Simulation) -> str:
     sums = {**simulation.cycles_by("kind")}
     if simulation.quantize_cycles:
         sums["quantize"] = simulation.quantize_cycles
-    bars = [Bar(name, (float(cycles),), (_millions(cycles),)) for name, cycles in sums.items()]
+    longest_first = sorted(sums.items(), key=lambda pair: -pair[1])
+    bars = [Bar(name, (float(cycles),), (_millions(cycles),)) for name, cycles in longest_first]
     return bar_chart(bars, max(sums.values()))
 
 

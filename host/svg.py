@@ -67,7 +67,7 @@ def roofline(dots: Sequence[Dot], peak: float, slopes: Sequence[tuple[str, float
         peak: the flat part of the roof, in 10**12 operations a second.
         slopes: name and 10**9 bytes a second of the sloping parts.
     """
-    height, left, bottom = 420, 64, 376
+    height, left, top, bottom = 440, 64, 62, 396
     xs = [dot.x for dot in dots] + [1000 * peak / slope for _, slope in slopes]
     low_x, high_x = floor(log10(min(xs))), ceil(log10(max(xs)))
     low_y, high_y = floor(log10(min(dot.y for dot in dots))), ceil(log10(peak))
@@ -76,12 +76,12 @@ def roofline(dots: Sequence[Dot], peak: float, slopes: Sequence[tuple[str, float
         return left + (WIDTH - left - 20) * (log10(value) - low_x) / (high_x - low_x)
 
     def at_y(value: float) -> float:
-        return bottom - (bottom - 40) * (log10(value) - low_y) / (high_y - low_y)
+        return bottom - (bottom - top) * (log10(value) - low_y) / (high_y - low_y)
 
     parts = [_legend(series)]
     for power in range(low_x, high_x + 1):
         x = at_x(10.0**power)
-        parts.append(f'<line class="grid" x1="{x:.1f}" y1="40" x2="{x:.1f}" y2="{bottom}"/>')
+        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>')
         parts.append(f'<text class="n" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{10.0**power:g}</text>')
     for power in range(low_y, high_y + 1):
         y = at_y(10.0**power)
@@ -92,25 +92,34 @@ def roofline(dots: Sequence[Dot], peak: float, slopes: Sequence[tuple[str, float
         points = [(start, slope * start / 1000), (ridge, peak), (10.0**high_x, peak)]
         line = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in points)
         parts.append(f'<polyline class="roof r{index}" points="{line}"><title>{escape(name)}</title></polyline>')
-        middle = (start * ridge) ** 0.5
-        place = f'x="{at_x(middle) + 8:.1f}" y="{at_y(slope * middle / 1000) + (-6 if index else 16):.1f}"'
-        parts.append(f'<text class="n" {place}>{escape(name)}</text>')
+        # One name stands above its line, on the left; the other below its own.
+        place = (start**0.6 * ridge**0.4, -10, "end") if index else (start**0.4 * ridge**0.6, 14, "start")
+        x, y = at_x(place[0]), at_y(slope * place[0] / 1000)
+        parts.append(
+            f'<text class="n" x="{x:.1f}" y="{y + place[1]:.1f}" text-anchor="{place[2]}">{escape(name)}</text>'
+        )
     for dot in sorted(dots, key=lambda dot: -dot.weight):
         place = f'cx="{at_x(dot.x):.1f}" cy="{at_y(dot.y):.1f}" r="{3 + 15 * dot.weight**0.5:.1f}"'
         parts.append(f'<circle class="s{dot.series}" {place}><title>{escape(dot.note)}</title></circle>')
     parts.append(
         f'<text class="n" x="{WIDTH / 2}" y="{height - 8}" text-anchor="middle">operations per byte of device memory</text>'
     )
-    parts.append(f'<text class="n" x="{left - 40}" y="32">10¹² operations/s</text>')
+    parts.append(f'<text class="n" x="{left - 40}" y="{top - 10}">10¹² operations/s</text>')
     return _svg(parts, height)
 
 
 def _legend(series: Sequence[str]) -> str:
-    parts, x = [], _LABEL if len(series) < 4 else 64
+    """Names of the series on one row, or on two if they are many."""
+    parts: list[str] = []
+    left, row = (_LABEL, 0) if len(series) < 4 else (64, 0)
+    x = float(left)
     for index, name in enumerate(series):
-        parts.append(f'<rect class="s{index}" x="{x}" y="6" width="11" height="11" rx="2"/>')
-        parts.append(f'<text class="n" x="{x + 16}" y="16">{escape(name)}</text>')
-        x += 34 + 6.4 * len(name)
+        width = 34 + 6.4 * len(name)
+        if x + width > WIDTH:
+            x, row = float(left), row + 1
+        parts.append(f'<rect class="s{index}" x="{x:.0f}" y="{6 + 18 * row}" width="11" height="11" rx="2"/>')
+        parts.append(f'<text class="n" x="{x + 16:.0f}" y="{16 + 18 * row}">{escape(name)}</text>')
+        x += width
     return "".join(parts)
 
 
