@@ -106,7 +106,7 @@ def _grad_input(call: _Call, grad_y: Tensor, weight: Tensor, x_shape: torch.Size
 
 
 def _place_weight(call: _Call, weight: Tensor) -> None:
-    call.layer.place_weight(weight, ConvolutionWeightPlan(call.shape), call.shape.weight_matrix)
+    call.layer.place_weight(weight, ConvolutionWeightPlan(call.shape, element_type(weight)), call.shape.weight_matrix)
 
 
 def _forward_float32(call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

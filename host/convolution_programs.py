@@ -17,15 +17,16 @@ from .tensors import DeviceMatrix, ElementType
 
 @dataclass(frozen=True)
 class ConvolutionWeightPlan:
-    """Quantizes the weight; the host writes `weight` float32 [taps * stored_in, out] to the inbox."""
+    """Quantizes the weight; the host writes `weight` [taps * stored_in, out] of type `source` to the inbox."""
 
     shape: ConvolutionShape
+    source: ElementType
 
     def write(self, config: ArrayConfig, quantization: QuantizationConfig) -> ProgramTemplate:
         """The program; `integers` and `scales` are its result."""
         sketch = _Sketch(config, quantization, self.shape)
         weight = sketch.weight()
-        source = sketch.place("inbox", "weight", weight.values.rows, weight.values.cols, ElementType.FLOAT32)
+        source = sketch.place("inbox", "weight", weight.values.rows, weight.values.cols, self.source)
         sketch.writer.quantize(source, "weight", "weight", Axis.COLUMN, into=weight)
         name_integers(sketch, weight)
         return sketch.finish()

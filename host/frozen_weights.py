@@ -7,6 +7,9 @@ weight that training saw, not the one that was loaded.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from .layer_programs import weight_plan
 from .layer_writer import LayerShape
 from .peft_layers import frozen_reason
 from .session import Plan
+from .transfers import element_type
 
 
 def release_weight(module: nn.Module) -> None:
@@ -54,13 +58,21 @@ def restore_weight(module: nn.Module) -> None:
     base.weight = nn.Parameter(values.to(base.weight.device, base.weight.dtype), requires_grad=False)
 
 
+def return_memory(layer: OffloadedLayer) -> None:
+    """Gives what releasing left behind back: buffers in which weights were uploaded, and pages that the C library keeps."""
+    layer.session.pool.trim()
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # a C library that is not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _plan(base: Any, layer: OffloadedLayer) -> Plan:
     """Of the program that quantizes the weight."""
-    shape = _convolution(base, layer)
+    shape, source = _convolution(base, layer), element_type(base.weight)
     if shape is not None:
-        return ConvolutionWeightPlan(shape)
+        return ConvolutionWeightPlan(shape, source)
     out, width = base.weight.flatten(1).shape
-    return weight_plan(LayerShape(width, out, 0, False))
+    return weight_plan(LayerShape(width, out, 0, False), source)
 
 
 def _convolution(base: Any, layer: OffloadedLayer) -> ConvolutionShape | None:

@@ -79,24 +79,25 @@ class BackwardPlan:
 
 @dataclass(frozen=True)
 class WeightPlan:
-    """The program that quantizes a frozen weight; the host writes `weight` float32 [out, in] to the inbox."""
+    """The program that quantizes a frozen weight; the host writes `weight` [out, in] of type `source` to the inbox."""
 
     shape: LayerShape
+    source: ElementType = ElementType.FLOAT32
 
     def write(self, config: ArrayConfig, quantization: QuantizationConfig) -> ProgramTemplate:
         """The program."""
         sketch = Sketch(config)
         writer = LayerWriter(sketch, quantization, self.shape)
         residents = Residents(writer)
-        source = sketch.space("inbox").matrix(self.shape.out_features, self.shape.in_features, ElementType.FLOAT32)
+        source = sketch.space("inbox").matrix(self.shape.out_features, self.shape.in_features, self.source)
         writer.quantize(sketch.name("weight", source), "weight", "weight", Axis.ROW, into=residents.weight)
         name_integers(sketch, residents.weight)
         return sketch.finish()
 
 
-def weight_plan(shape: LayerShape) -> WeightPlan:
+def weight_plan(shape: LayerShape, source: ElementType) -> WeightPlan:
     """The plan for the weight of a layer: the same for all its adapters."""
-    return WeightPlan(LayerShape(shape.in_features, shape.out_features, 0, False))
+    return WeightPlan(LayerShape(shape.in_features, shape.out_features, 0, False), source)
 
 
 def forward_template(config: ArrayConfig, quantization: QuantizationConfig, plan: ForwardPlan) -> ProgramTemplate:

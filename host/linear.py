@@ -162,7 +162,7 @@ class _Forward:
         if template.empty:
             return {}, [None, None]
         if on("forward_base"):
-            layer.place_weight(self.weight, weight_plan(self.shape))
+            layer.place_weight(self.weight, weight_plan(self.shape, element_type(self.weight)))
             if self.bias is not None:
                 layer.place_bias(self.bias, template.sizes["bias"])
         values = {"x": self.x, "x_low": self.x_low, "h": hidden, "down": self.down, "up": self.up}
@@ -271,7 +271,7 @@ class _Backward:
         if template.empty:
             return
         if self.need_x and on("grad_input_base"):
-            layer.place_weight(self.weight, weight_plan(self.shape))
+            layer.place_weight(self.weight, weight_plan(self.shape, element_type(self.weight)))
         values = {"g": self.g, "grad_h": hidden, "down": self.down, "up": self.up}
         outputs = {"grad_x", "grad_x_low", "grad_up", "grad_down"}
         made = {"grad_h"} if hidden is None else set()

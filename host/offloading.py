@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from .device import open_device
-from .frozen_weights import release_weight, restore_weight
+from .frozen_weights import release_weight, restore_weight, return_memory
 from .layer import OffloadedLayer
 from .offload_report import OffloadReport, sum_by_kind
 from .peft_layers import OffloadedLoraLinear, is_offloaded, swap, swap_back
@@ -42,6 +42,8 @@ class OffloadHandle:
             swap(module, self._layers[name])
             if release:
                 release_weight(module)
+        if release:
+            return_memory(self._layers[name])
         self._host_macs = _MacCounter()
         self._hooks = [*self._host_macs.watch(model, selection), _advance_with_optimizer(model, session)]
         if owns_device:
