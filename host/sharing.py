@@ -134,11 +134,11 @@ def _rank_on_chip(machine: Machine, workload: Workload, before: Variant) -> Vari
             cycles += item.count * quantize_time(machine, op).cycles
             moved += item.count * bus * (counted.words_read + counted.words_written)
     for cost in workload.gemms:
-        op = cost.gemm.op
+        gemm = cost.gemm.op
         if cost.gemm.kind in ("forward_down", "grad_hidden"):
-            moved += cost.count * op.m * bus * -(-2 * op.n // bus)
+            moved += cost.count * gemm.m * bus * -(-2 * gemm.n // bus)
         elif cost.gemm.kind == "forward_up":
-            moved += cost.count * op.m * bus * -(-op.k // bus)
+            moved += cost.count * gemm.m * bus * -(-gemm.k // bus)
     return replace(
         before,
         title="rank-r intermediates on chip",

@@ -153,7 +153,7 @@ class StepWriter:
         title = layer_class(call)
         taps = call.kernel[0] * call.kernel[1]
         macs = call.batch * call.out_height * call.out_width * taps * call.in_channels * call.out_channels
-        common = {"scale_a": ScaleMode.TENSOR, "scale_b": ScaleMode.TENSOR, "a_form": OperandA.PATCHES}
+        common: dict[str, Any] = {"scale_a": ScaleMode.TENSOR, "scale_b": ScaleMode.TENSOR, "a_form": OperandA.PATCHES}
         common |= {"kernel_height": call.kernel[0], "kernel_width": call.kernel[1]}
         if self._new(call.source, Axis.TENSOR):
             pixels = call.batch * call.height * call.width

@@ -93,10 +93,10 @@ def roofline(dots: Sequence[Dot], peak: float, slopes: Sequence[tuple[str, float
         line = " ".join(f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in points)
         parts.append(f'<polyline class="roof r{index}" points="{line}"><title>{escape(name)}</title></polyline>')
         # One name stands above its line, on the left; the other below its own.
-        place = (start**0.6 * ridge**0.4, -10, "end") if index else (start**0.4 * ridge**0.6, 14, "start")
-        x, y = at_x(place[0]), at_y(slope * place[0] / 1000)
+        name_at = (start**0.6 * ridge**0.4, -10, "end") if index else (start**0.4 * ridge**0.6, 14, "start")
+        x, y = at_x(name_at[0]), at_y(slope * name_at[0] / 1000)
         parts.append(
-            f'<text class="n" x="{x:.1f}" y="{y + place[1]:.1f}" text-anchor="{place[2]}">{escape(name)}</text>'
+            f'<text class="n" x="{x:.1f}" y="{y + name_at[1]:.1f}" text-anchor="{name_at[2]}">{escape(name)}</text>'
         )
     for dot in sorted(dots, key=lambda dot: -dot.weight):
         place = f'cx="{at_x(dot.x):.1f}" cy="{at_y(dot.y):.1f}" r="{3 + 15 * dot.weight**0.5:.1f}"'

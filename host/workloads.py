@@ -111,13 +111,16 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
     quantizes: dict[StepQuantize, DistinctQuantize] = {}
     order = tuple(work for call in chosen for work in writer.work(call))
     for work in order:
-        alike = replace(work, layer="")
         if isinstance(work, StepGemm):
-            count = gemms[alike].count if alike in gemms else 0
-            gemms[alike] = Distinct(gemms[alike].gemm if count else work, count + work.repeats)
+            gemm = replace(work, layer="")
+            count = gemms[gemm].count if gemm in gemms else 0
+            gemms[gemm] = Distinct(gemms[gemm].gemm if count else work, count + work.repeats)
         else:
-            count = quantizes[alike].count if alike in quantizes else 0
-            quantizes[alike] = DistinctQuantize(quantizes[alike].quantize if count else work, count + work.repeats)
+            quantize = replace(work, layer="")
+            count = quantizes[quantize].count if quantize in quantizes else 0
+            quantizes[quantize] = DistinctQuantize(
+                quantizes[quantize].quantize if count else work, count + work.repeats
+            )
     adapters = [call for call in calls if isinstance(call, LinearCall) and call.adapted]
     return Workload(
         spec=spec,

@@ -117,8 +117,8 @@ def _check_channels(project: Project, region: Region) -> Iterator[Finding]:
             continue
         first, last = edges[channel.name]
         if _longer_way(set(edges.values()), first, last):
-            names = tuple(region.processes[index].node.name for index in (first, last))
-            found = f"the channel '{channel.name}' goes from {names[0]} to {names[1]} past the process between"
+            start, end = (region.processes[index].node.name for index in (first, last))
+            found = f"the channel '{channel.name}' goes from {start} to {end} past the process between"
             yield project.finding("DFL04", channel, found)
 
 

@@ -135,7 +135,7 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "expression_balance": _form(Place.REGION, off=_FLAG),
         "function_instantiate": _form(Place.FUNCTION, variable=_NEED_VARIABLE),
         "inline": _form(Place.FUNCTION, recursive=_FLAG, off=_FLAG),
-        "interface": _form(Place.FUNCTION, mode=_NAME, **_PORT),
+        "interface": _form(Place.FUNCTION, word_options=(), mode=_NAME, **_PORT),
         "latency": _form(Place.REGION, min=_INT, max=_INT),
         "loop_flatten": _form(Place.LOOP, off=_FLAG),
         "loop_merge": _form(Place.REGION, force=_FLAG),
