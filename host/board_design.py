@@ -81,8 +81,8 @@ def _check_kind(manifest: Manifest, folder: Path) -> None:
         raise BoardOpenError(
             "manifest",
             f"{folder} describes a design for {manifest.board} that nobody has built yet: build it (systolora bitstream build "
-            f"--board {manifest.board}), fetch it (systolora bitstream fetch), or try without a board: --emulated-board "
-            f"{manifest.board}",
+            f"{manifest.board}), fetch it (systolora bitstream fetch {manifest.board} --source ...), or try without a board: "
+            f"--emulated-board {manifest.board}",
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,11 @@ class SystoloraCore(DefaultIP):
         if device is not None and device.has_capability("REMOTE"):
             # pynq cannot deliver interrupts over a network and raises if one is declared.
             description = {**description, "interrupts": {}}
-        super().__init__(description=description)
+        try:
+            super().__init__(description=description)
+        except OSError as error:  # an image without any UIO device; pynq itself handles one that lacks this interrupt's
+            warnings.warn(f"no interrupts: {error}; polling. See docs/board.md, Interrupts", stacklevel=2)
+            super().__init__(description={**description, "interrupts": {}})
         self._map: RegisterMap = predict_map()
         self._offsets = {name: self._map.offset(name) for name in ("CTRL", "GIER", "IP_IER", "IP_ISR")}
         self._offsets |= {argument.name: self._map.offset(argument.name) for argument in ARGUMENTS}

@@ -37,7 +37,7 @@ class BoardOptions:
         executor: what runs programs: "emulator" or "csim".
         cma_mb: size of the contiguous memory pool, in MiB.
         kernel: how the core was built, and its latency.
-        interrupts: whether the interrupt is wired; without, a driver has to poll.
+        interrupts: whether the image has a UIO device for the interrupt; without, a driver has to poll.
     """
 
     executor: str = "emulator"
@@ -87,8 +87,7 @@ class EmulatedBoard:
             self.config, self.memory, self.executor, self.faults, self.options.kernel, self._on_change
         )
         controller = InterruptController(self._on_change)
-        if self.options.interrupts:
-            controller.inputs[0] = self.kernel.interrupt_line
+        controller.inputs[0] = self.kernel.interrupt_line
         fingerprint = self.faults.fingerprint or self.config.fingerprint
         blocks = {
             KERNEL: RegisterFile() if dead else self.kernel,
@@ -99,7 +98,7 @@ class EmulatedBoard:
             if instance in ip_dict:
                 self.bus.attach(ip_dict[instance]["phys_addr"], ip_dict[instance]["addr_range"], block)
         for entry in controllers.values():
-            if entry.get("parent") == "":
+            if entry.get("parent") == "" and self.options.interrupts:
                 self._interrupt_files[entry["raw_irq"]] = InterruptFile(controller.output)
 
     def interrupt_path(self, number: int) -> str | None:

@@ -156,13 +156,24 @@ def test_lost_interrupts_cost_time_but_no_program(open_board: Callable[..., Any]
     assert device.session.lost_interrupts == 3
 
 
-def test_a_design_without_interrupt_is_polled(open_board: Callable[..., Any]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        device = open_board(options=BoardOptions(interrupts=False), interrupt_check=0.01)
-        for seed in range(4):
-            check_works(device, seed)
-    assert device.session.polls
+def test_an_image_without_the_interrupts_uio_device_is_polled(open_board: Callable[..., Any]) -> None:
+    with pytest.warns(UserWarning, match="Could not find UIO device"):
+        device = open_board(options=BoardOptions(interrupts=False))
+    assert device.session.polls and not device.session.core.has_interrupt
+    for seed in range(3):
+        check_works(device, seed)
+
+
+def test_an_image_without_any_uio_device_is_polled(
+    open_board: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing_there(_: object, number: int) -> str:
+        raise FileNotFoundError("/sys/class/uio")
+
+    monkeypatch.setattr("systolora.emulated_board.EmulatedBoard.interrupt_path", nothing_there)
+    with pytest.warns(UserWarning, match="no interrupts: /sys/class/uio; polling"):
+        device = open_board()
+    check_works(device, 0)
 
 
 def test_a_stale_done_is_not_taken_for_this_program(open_board: Callable[..., Any]) -> None:

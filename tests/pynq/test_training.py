@@ -172,6 +172,12 @@ def run_processes(world: int, settings: Any) -> None:
     assert [process.returncode for process in started] == [0] * world, errors
 
 
+def losses(folder: Path) -> list[float]:
+    from systolora.train import LOG_FILE
+
+    return [json.loads(line)["loss"] for line in (folder / LOG_FILE).read_text().splitlines()]
+
+
 def test_two_boards_in_two_processes_give_the_adapter_of_one(pictures: Path, tmp_path: Path) -> None:
     """The global batch of four in two halves. Each row of x and of the gradients has its own scale, so a half is quantized as it
     would be in the whole, except where a scale belongs to a column; the mean of the gradients is rounded in another order."""
@@ -190,6 +196,8 @@ def test_two_boards_in_two_processes_give_the_adapter_of_one(pictures: Path, tmp
     moved = sum(float(torch.sum(one[name] ** 2)) for name in one if "lora_B" in name or "lora.up" in name) ** 0.5
     print("relative difference of the adapters:", distance / moved)
     assert distance < 0.1 * moved
+    for mine, theirs in zip(losses(single), losses(double), strict=True):
+        assert mine == pytest.approx(theirs, rel=0.02)
     busy = [int((double / f"busy_{rank}").read_text()) for rank in range(2)]
     alone = int((single / "busy_0").read_text())
     assert all(0.4 * alone < each < 0.75 * alone for each in busy), (busy, alone)
