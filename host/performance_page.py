@@ -14,6 +14,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from systolora.hls.config import BOARDS, ArrayConfig
+from systolora.hls.isa import OperandA
+from systolora.sim.mapping import best_products
 from systolora.sim.unit_times import ArrayKind
 
 from .model_configs import MODELS
@@ -203,6 +205,30 @@ def sharing_table(bus: int) -> str:
     return _table(titles, rows)
 
 
+def roles_table() -> str:
+    """What computing C^T = B^T A^T where that is faster does to the GEMMs that have that form."""
+    rows = []
+    for bus, targets in product(_WIDTHS, ("kv", "linear", "all")):
+        done = _simulated(targets=targets, bus_bytes=bus)
+        costs = [
+            cost
+            for cost in done.policies["auto"].gemms
+            if not cost.item.gemm.op.bias and cost.item.gemm.op.a_form == OperandA.MATRIX
+        ]
+        products = best_products(done.machine, [cost.item.gemm.op for cost in costs])
+        pairs = list(zip(costs, products, strict=True))
+        before = sum(cost.total_cycles for cost in costs)
+        after = sum(cost.item.count * form.cycles for cost, form in pairs)
+        ups = [(cost, form) for cost, form in pairs if cost.item.gemm.kind == "grad_up"]
+        up_before = sum(cost.total_cycles for cost, _ in ups)
+        up_after = sum(cost.item.count * form.cycles for cost, form in ups)
+        turned = sum(cost.item.count for cost, form in pairs if form.transposed)
+        gain, up_gain = f"{before / after:.3f}", f"{up_before / up_after:.2f}"
+        rows.append([f"{targets}, {bus}-byte ports", turned, _mega(before), _mega(after), gain, up_gain])
+    titles = ("layers", "GEMMs turned", "Mcycles as they are", "Mcycles", "gain", "gain of grad_up")
+    return _table(titles, rows)
+
+
 def sensitivity_table() -> str:
     """What latency and requests in flight do to SD 1.5 `linear` and `kv`."""
     rows = []
@@ -253,6 +279,7 @@ def render_page() -> str:
         boards=board_table(),
         sharing_narrow=sharing_table(16),
         sharing_wide=sharing_table(64),
+        roles=roles_table(),
         sensitivity=sensitivity_table(),
         models=model_table(),
     )

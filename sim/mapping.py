@@ -8,14 +8,14 @@ so the answer is the best of all candidates, and only a few of them are evaluate
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import lcm
 
 import numpy as np
 from numpy.typing import NDArray
 from systolora.hls.config import ArrayConfig
-from systolora.hls.isa import Dataflow, Gemm, LoopOrder
+from systolora.hls.isa import Dataflow, Gemm, LoopOrder, OperandA
 
 from .columns import GemmColumns, Ints, ceil_div
 from .performance import bound, gemm_cycles
@@ -37,6 +37,20 @@ class Tiling:
     tile_m: int
     tile_n: int
     tile_k: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """How a GEMM is best computed.
+
+    Attributes:
+        transposed: as C^T = B^T A^T: B takes A's place, and C is written as [n, m].
+        op: the tiled instruction, without addresses. cycles: its clocks.
+    """
+
+    transposed: bool
+    op: Gemm
+    cycles: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,43 @@ def best_tilings(
         )
         for row in chosen
     ]
+
+
+def transposed_product(op: Gemm) -> Gemm:
+    """C^T = B^T A^T: the same operands as they are stored, in each other's place; tiles are not set.
+
+    Raises:
+        ValueError: for patches and a bias, which only A's place and only columns have.
+    """
+    if op.a_form == OperandA.PATCHES or op.bias:
+        raise ValueError("a product with patches or a bias has no transposed form; compute it as it is")
+    return replace(
+        op,
+        m=op.n,
+        n=op.m,
+        tile_m=op.n,
+        tile_n=op.m,
+        tile_k=op.k,
+        transpose_a=not op.transpose_b,
+        transpose_b=not op.transpose_a,
+        scale_a=op.scale_b,
+        scale_b=op.scale_a,
+    )
+
+
+def best_products(machine: Machine, ops: Sequence[Gemm]) -> list[Product]:
+    """The fastest form of each GEMM, its operands' roles included; one that has no transposed form stays as it is."""
+    forms = [(index, False, op) for index, op in enumerate(ops)]
+    turnable = [(index, op) for index, op in enumerate(ops) if op.a_form == OperandA.MATRIX and not op.bias]
+    forms += [(index, True, transposed_product(op)) for index, op in turnable]
+    tilings = best_tilings(machine, [op for _, _, op in forms])
+    tiled = [replace(op, **vars(tiling)) for (_, _, op), tiling in zip(forms, tilings, strict=True)]
+    cycles = gemm_cycles(TileTimes(machine, GemmColumns.of(machine.config, tiled))).tolist() if tiled else []
+    best: dict[int, Product] = {}
+    for (index, turned, _), op, clocks in zip(forms, tiled, cycles, strict=True):
+        if index not in best or clocks < best[index].cycles:
+            best[index] = Product(turned, op, clocks)
+    return [best[index] for index in range(len(ops))]
 
 
 def _search(machine: Machine, found: _Candidates, count: int) -> NDArray[np.float64]:

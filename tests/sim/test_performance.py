@@ -15,7 +15,7 @@ from systolora.sim.columns import GemmColumns
 from systolora.sim.counts import array_time, count_instruction
 from systolora.sim.dram import DramModel
 from systolora.sim.energy import TECHNOLOGIES, Work, energy, peak_figures, technology
-from systolora.sim.mapping import best_tilings
+from systolora.sim.mapping import Tiling, best_products, best_tilings, transposed_product
 from systolora.sim.performance import bound, gemm_costs
 from systolora.sim.quantize_times import quantize_time
 from systolora.sim.randoms import random_gemm, random_patches
@@ -158,6 +158,10 @@ def test_the_choice_is_never_slower_than_one_dataflow() -> None:
         assert np.array_equal(cycles["auto"], np.minimum(cycles["ws"], cycles["os"]))
 
 
+def tiled_columns(machine: Machine, op: Gemm, tiling: Tiling) -> GemmColumns:
+    return GemmColumns.of(machine.config, [replace(op, **vars(tiling))])
+
+
 def any_tilings(config: ArrayConfig, random: np.random.Generator, op: Gemm, count: int) -> list[Gemm]:
     """Legal random tilings of a GEMM, most of them with large tiles."""
     bus, found = config.bus_bytes, []
@@ -187,6 +191,27 @@ def test_no_random_tiling_is_much_better_than_the_chosen_one() -> None:
         gains.append(gemm_costs(machine, GemmColumns.of(config, [chosen])).cycles[0] / best)
     assert max(gains) < 1.1
     assert np.mean(gains) < 1.0
+
+
+def test_a_product_is_turned_only_where_that_is_faster() -> None:
+    """grad_up of a key projection has few columns: turned, its rows fill bus words."""
+    machine = Machine.of(ArrayConfig(bus_bytes=64))
+    ops = [dense(1280, 4, 77, transpose_a=True), dense(4096, 320, 320, transpose_b=True), dense(64, 64, 64, bias=True)]
+    products = best_products(machine, ops)
+    plain = best_tilings(machine, ops)
+    assert products[0].transposed and not products[2].transposed
+    assert products[0].cycles < 0.6 * gemm_costs(machine, tiled_columns(machine, ops[0], plain[0])).cycles[0]
+    turned = products[0].op
+    assert (turned.m, turned.n, turned.k, turned.transpose_a, turned.transpose_b) == (4, 1280, 77, True, False)
+    for op, tiling, product in zip(ops, plain, products, strict=True):
+        assert product.cycles <= gemm_costs(machine, tiled_columns(machine, op, tiling)).cycles[0]
+    with pytest.raises(ValueError, match="no transposed form"):
+        transposed_product(ops[2])
+
+
+def test_turning_twice_changes_nothing() -> None:
+    op = dense(100, 60, 30, transpose_a=True, accumulate=True)
+    assert transposed_product(transposed_product(op)) == op
 
 
 def test_scalesim_totals_are_reproduced_exactly() -> None:
