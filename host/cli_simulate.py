@@ -11,7 +11,7 @@ from .policies import POLICIES
 from .simulate import Simulation, run_simulate
 from .simulate_settings import SimulateSettings
 
-_TITLES = {"ws": "weight-stationary only", "os": "output-stationary only", "auto": "best for each GEMM"}
+_TITLES = {"ws": "WS only", "os": "OS only", "auto": "best of each"}
 _MOST_GEMMS = 12
 
 
@@ -52,14 +52,14 @@ def _headline(simulation: Simulation) -> str:
 
 
 def _policy_table(simulation: Simulation) -> Table:
-    table = Table(title="GEMM instructions of the step")
+    table = Table(title="GEMM instructions of the step, by dataflow", box=None, title_justify="left")
     for title in (
         "dataflow",
         "cycles",
-        "array cycles",
-        "stall cycles",
-        "utilization",
-        "DRAM bytes",
+        "array",
+        "stalls",
+        "used",
+        "DRAM MB",
         "energy J",
         "slower",
     ):
@@ -68,14 +68,18 @@ def _policy_table(simulation: Simulation) -> Table:
     for name in POLICIES:
         policy = simulation.policies[name]
         plain = [f"{policy.cycles:,}", f"{policy.array_cycles:,}", f"{policy.cycles - policy.array_cycles:,}"]
-        measures = [f"{policy.utilization:.1%}", f"{policy.dram_bytes:,}", f"{sum(policy.energy().values()):.4f}"]
+        measures = [
+            f"{policy.utilization:.1%}",
+            f"{policy.dram_bytes / 1e6:,.1f}",
+            f"{sum(policy.energy().values()):.4f}",
+        ]
         table.add_row(_TITLES[name], *plain, *measures, f"{policy.cycles / best:.3f} x")
     return table
 
 
 def _class_table(simulation: Simulation) -> Table:
-    table = Table(title="cycles by kind of layer (best for each GEMM)")
-    for title in ("layers", "cycles", "share", "utilization"):
+    table = Table(title="\ncycles by kind of layer, best of each", box=None, title_justify="left")
+    for title in ("layers", "cycles", "share", "used"):
         table.add_column(title, justify="left" if title == "layers" else "right")
     auto = simulation.policies["auto"]
     for name, cycles in simulation.cycles_by("layer_class").items():
@@ -85,16 +89,16 @@ def _class_table(simulation: Simulation) -> Table:
 
 
 def _gemm_table(simulation: Simulation) -> Table:
-    table = Table(title="the GEMMs that take most time")
-    for title in ("kind", "layers", "m, n, k", "times", "dataflow", "tile", "cycles", "utilization", "bound"):
-        table.add_column(title, justify="left" if title in ("kind", "layers") else "right")
+    table = Table(title="\nthe GEMMs that take most time", box=None, title_justify="left")
+    for title in ("kind", "m,n,k", "times", "flow", "tile", "cycles", "used", "bound"):
+        table.add_column(title, justify="left" if title == "kind" else "right")
     auto = simulation.policies["auto"]
     for cost in sorted(auto.gemms, key=lambda cost: -cost.total_cycles)[:_MOST_GEMMS]:
         gemm, op = cost.item.gemm, cost.item.gemm.op
-        tile = "-" if cost.op is None else f"{cost.op.tile_m}, {cost.op.tile_n}, {cost.op.tile_k}"
-        shape, share = f"{op.m}, {op.n}, {op.k}", f"{cost.utilization:.1%}"
+        tile = "-" if cost.op is None else f"{cost.op.tile_m},{cost.op.tile_n},{cost.op.tile_k}"
+        shape, share = f"{op.m},{op.n},{op.k}", f"{cost.utilization:.1%}"
         table.add_row(
-            *(gemm.kind, gemm.layer_class, shape, str(cost.item.count), cost.dataflow, tile),
-            *(f"{cost.total_cycles:,}", share, cost.bound),
+            *(gemm.kind, shape, str(cost.item.count), cost.dataflow, tile),
+            *(f"{cost.total_cycles / 1e6:,.2f} M", share, cost.bound),
         )
     return table
