@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from .assets import pipeline_folder
 from .checkpoint import write_atomically
-from .demo import DemoSettings, demo_pictures, demo_prompts, recipe
+from .demo import DemoSettings, demo_prompts, recipe
 from .device import open_device
 from .intlora_cells import FLOAT_BITS, Bench, Cell, Row, run_cell
 from .intlora_evaluate import make_test_set
@@ -18,10 +20,12 @@ from .intlora_table import page_tables
 from .judge import load_judge
 from .pipeline import load_parts
 from .sprite_sampling import load_sprite_pipeline, quiet_libraries
-from .sprites import write_image_folder
+from .sprites import BASE_SHAPES, SpriteSet, make_sprites, write_image_folder
 
 BITS = (8, 4)
 CONCEPT = "heart"
+CONCEPT_PICTURES, PRIOR_PICTURES = 64, 16
+LEARNING_RATE = 1e-2
 EXPONENTS = (1.0, 1.5, 2.0, 2.5)
 REFRESH_EVERY = 50
 
@@ -125,12 +129,20 @@ def make_bench(settings: ExperimentSettings, steps: int, bits: tuple[int, ...]) 
     prompts = (prompts * 2)[: sizes[0]]
     tests = make_test_set(parts, judge, CONCEPT, prompts, sizes[1], sizes[2])
     demo = DemoSettings(out=settings.out, steps=steps)
-    train = replace(recipe(demo, settings.out), threads=1)
+    train = replace(recipe(demo, settings.out), learning_rate=LEARNING_RATE, threads=1)
     return Bench(parts, load_sprite_pipeline(folder), judge, tests, train, open_device("emulator"), bits)
 
 
 def _with_pictures(bench: Bench, out: Path, seed: int) -> Bench:
     folder = out / "pictures" / str(seed)
-    if not folder.is_dir():
-        write_image_folder(folder, demo_pictures(CONCEPT, seed))
+    if not (folder / "metadata.jsonl").is_file():
+        write_image_folder(folder, training_pictures(seed))
     return replace(bench, settings=replace(bench.settings, data=str(folder)))
+
+
+def training_pictures(seed: int) -> SpriteSet:
+    """Pictures of the concept, and fewer of known shapes so that those are not forgotten."""
+    new = make_sprites(CONCEPT_PICTURES, 1000 + seed, (CONCEPT,), full_captions=True)
+    old = make_sprites(PRIOR_PICTURES, 2000 + seed, BASE_SHAPES, full_captions=True)
+    pictures = np.concatenate([new.pictures, old.pictures])
+    return SpriteSet(pictures, new.captions + old.captions, new.sprites + old.sprites)

@@ -52,7 +52,7 @@ def _multiply(layer: MergedLinear, x: Tensor) -> Tensor:
     lead = x.shape[:-1]
     if not lead.numel():
         return x.new_zeros(*lead, layer.out_features)
-    rows = x.detach().reshape(lead.numel(), -1)
+    rows = x.detach().reshape(lead.numel(), layer.in_features)
     y, _ = layer.systolora_engine.forward(layer.systolora_name, layer.systolora_placed, rows, layer.bias, False)
     return y.reshape(*lead, layer.out_features).to(x.dtype)
 

@@ -91,7 +91,7 @@ class _IntegerLinear(torch.autograd.Function):
             keep = grad_enabled and (ctx.needs_input_grad[6] or ctx.needs_input_grad[7]) and lead.numel() > 0
             saved = None
             if lead.numel():
-                y, saved = layer.engine.forward(layer.name, placed, x.reshape(lead.numel(), -1), bias, keep)
+                y, saved = layer.engine.forward(layer.name, placed, x.reshape(lead.numel(), down.shape[1]), bias, keep)
             else:
                 y = x.new_zeros(0, len(up))
             ctx.layer, ctx.scaling, ctx.adapted, ctx.placed = layer, scaling, adapted, placed
@@ -106,7 +106,7 @@ class _IntegerLinear(torch.autograd.Function):
             layer: IntegerLayer = ctx.layer
             saved, down, up = ctx.saved_tensors
             need_x, need_bias, need_down, need_up = ctx.needs_input_grad[4:]
-            g = grad_y.reshape(ctx.lead.numel(), -1)
+            g = grad_y.reshape(ctx.lead.numel(), len(up))
             grad_x = grad_down = grad_up = None
             if len(g):
                 grad_x, grad_weight = layer.engine.backward(layer.name, ctx.placed, g, saved, need_x)

@@ -21,8 +21,8 @@ ERROR_POWER = 2.4
 FACTORS = tuple(np.float32(1 - 0.01 * i) for i in range(80))
 """Shares of a row's range that the search tries, as in the authors' code."""
 
-_SQRT_HALF = np.float32(0.70710678)
-"""log2 of m in [0.5, 1) rounds to 0 from here on, else to -1. No float32 is the square root itself, so there are no ties."""
+_SQRT_HALF = np.float32(0.70710683)
+"""The first float32 above the square root of 1/2: log2 of m in [0.5, 1) rounds to 0 from here on, else to -1."""
 
 
 @dataclass(frozen=True)

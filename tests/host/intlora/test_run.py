@@ -1,0 +1,159 @@
+"""IntLoRA from the command line: train, resume, merge, export, inspect; the experiment's tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from systolora.adapter import ADAPTER_FILE
+from systolora.assets import pipeline_folder
+from systolora.cli import app
+from systolora.demo import demo_pictures
+from systolora.errors import UserError
+from systolora.intlora_cells import Row
+from systolora.intlora_experiment import exponent_cells, main_cells, remedy_cells
+from systolora.intlora_export import load_unet
+from systolora.intlora_file import read_file
+from systolora.intlora_merge import merged_weights
+from systolora.intlora_table import BEGIN, END, page_tables, update_page
+from systolora.intlora_train import INTLORA_FILE, intlora_settings
+from systolora.settings import TrainSettings, check_settings
+from systolora.sprites import write_image_folder
+from systolora.train import train
+from typer.testing import CliRunner
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrainSettings:
+    """Settings of a run of three steps that was made."""
+    folder = tmp_path_factory.mktemp("intlora")
+    settings = TrainSettings(
+        model=str(pipeline_folder()),
+        data=str(write_image_folder(folder / "pictures", demo_pictures("heart", 0))),
+        output=str(folder / "run"),
+        steps=3,
+        batch=2,
+        learning_rate=1e-2,
+        method="intlora-mul",
+        bits=4,
+        rounding="stochastic",
+        checkpoint_every=2,
+        keep_checkpoints=9,
+        threads=1,
+    )
+    train(settings)
+    return settings
+
+
+def call(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_run_writes_both_adapters(run: TrainSettings) -> None:
+    factors = load_file(Path(run.output) / ADAPTER_FILE)
+    content = read_file(Path(run.output) / INTLORA_FILE)
+    assert content.settings == intlora_settings(run) and len(content.layers) * 2 == len(factors)
+    assert all(".attn2.to_" in name for name in content.layers)
+    for name in content.layers:
+        down = content.tensors[f"{name}.down"] * content.tensors[f"{name}.scales"][0]
+        assert np.allclose(down, factors[f"unet.{name}.lora.down.weight"].numpy(), atol=np.abs(down).max() / 250)
+
+
+def test_a_resumed_run_has_the_same_integers(run: TrainSettings, tmp_path: Path) -> None:
+    second = replace(run, output=str(tmp_path / "again"), steps=2, checkpoint_every=1)
+    train(second)
+    train(replace(second, steps=3, resume=True))
+    whole, again = (read_file(Path(folder) / INTLORA_FILE) for folder in (run.output, second.output))
+    assert whole.merged == again.merged
+
+
+def test_merge_export_and_inspect(run: TrainSettings, tmp_path: Path) -> None:
+    adapter, model = Path(run.output) / INTLORA_FILE, run.model
+    one, two, term = tmp_path / "one", tmp_path / "two", tmp_path / "term"
+    answer = json.loads(call("merge", adapter, "--out", one, "--model", model, "--json").splitlines()[-1])
+    assert answer["wide"] == 0 and answer["passes"] == 1 and answer["bytes"] == one.stat().st_size
+    call("export", adapter, "--out", term, "--model", model, "--form", "term")
+    assert "every integer fits the array's 8 bits" in call("merge", term, "--out", two)
+    assert one.read_bytes() == two.read_bytes()
+    call("export", one, "--out", tmp_path / "pipeline", "--model", model)
+    unet = load_unet(tmp_path / "pipeline")
+    for name, weight in merged_weights(read_file(one)).items():
+        assert np.array_equal(dict(unet.named_modules())[name].weight.numpy(), weight.real())
+    assert "IntLoRA_MUL, 4 bits" in call("inspect", one)
+    assert "method intlora-mul" in call("inspect", Path(run.output) / ADAPTER_FILE)
+    assert json.loads(call("inspect", term, "--json").splitlines()[-1])["kind"] == "IntLoRA term"
+
+
+def test_mistakes_get_one_line(run: TrainSettings, tmp_path: Path) -> None:
+    adapter = Path(run.output) / INTLORA_FILE
+    with pytest.raises(UserError, match="give --model"):
+        call("merge", adapter, "--out", tmp_path / "x")
+    with pytest.raises(UserError, match="--form 'onnx': allowed are term, diffusers"):
+        call("export", adapter, "--out", tmp_path / "x", "--model", run.model, "--form", "onnx")
+    with pytest.raises(UserError, match="the folder is not empty"):
+        call("export", adapter, "--out", run.output, "--model", run.model)
+    with pytest.raises(UserError, match="--bits 9: allowed are 2 to 8"):
+        check_settings(replace(run, bits=9))
+    with pytest.raises(UserError, match="--method 'intlora': allowed are lora, intlora-mul, intlora-shift"):
+        check_settings(replace(run, method="intlora"))
+    with pytest.raises(UserError, match="--method intlora-mul goes with --targets kv or attention"):
+        check_settings(replace(run, targets="linear"))
+
+
+def test_no_remedies_is_the_papers_form(run: TrainSettings) -> None:
+    chosen = intlora_settings(replace(run, remedies="none"))
+    assert chosen.remedies == () and (chosen.ratio, chosen.exponent) == ("range", 1.5)
+    assert intlora_settings(replace(run, remedies="range")).remedies == ("range",)
+
+
+def test_the_same_run_in_float32_needs_no_device(run: TrainSettings, tmp_path: Path) -> None:
+    result = train(replace(run, precision="float32", output=str(tmp_path / "f")))
+    assert "torch in float32" in result.offload_report and result.adapter.name == INTLORA_FILE
+    assert torch.isfinite(torch.tensor(result.losses)).all()
+
+
+def test_every_cell_has_a_name_of_its_own() -> None:
+    cells = main_cells(3, (8, 4)) + remedy_cells(3) + exponent_cells(3)
+    assert len({cell.key for cell in cells}) == len(cells)
+    labels = {cell.label for cell in main_cells(1, (8, 4))}
+    assert {"LoRA", "QLoRA", "IntLoRA_MUL, paper", "IntLoRA_SHIFT, mended"} <= labels
+
+
+def test_tables_show_mean_and_spread_and_replace_the_old_ones(tmp_path: Path) -> None:
+    rows = [
+        Row("W4A8", label, seed, 0.5 + seed / 10, 10.0, 0.05, 0.1, 30.0, 1000, 8)
+        for label in ("QLoRA + PTQ", "MUL, 4 bits: only zeros")
+        for seed in (0, 1)
+    ]
+    text = page_tables(rows, 2, 9)
+    assert "| QLoRA + PTQ | 55.0% ± 7.1% | 10.0 ± 0.0 | 0.0500 ± 0.0000 | 10.00% ± 0.00% | 30 ± 0 | 1 | 8 |" in text
+    assert text.index("### W4A8") < text.index("QLoRA") < text.index("### Each change alone") < text.index("only zeros")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    update_page(page, text)
+    found = page.read_text()
+    assert found.startswith("before\n") and found.endswith("after\n") and "old" not in found and "QLoRA" in found
+    page.write_text("no markers")
+    with pytest.raises(UserError, match="between which the tables go"):
+        update_page(page, text)
+
+
+@pytest.mark.slow
+def test_the_quick_experiment_makes_every_row(tmp_path: Path) -> None:
+    call("experiment", "intlora", "--quick", "--out", tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    wanted = ["LoRA, float32", "LoRA + PTQ", "QLoRA, float adapter", "QLoRA + PTQ", "quantization-aware LoRA"]
+    wanted += [f"IntLoRA_{method}, {form}" for method in ("MUL", "SHIFT") for form in ("paper", "mended")]
+    assert all(f"| {label} |" in text for label in wanted)
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
+    call("experiment", "intlora", "--quick", "--out", tmp_path)
+    assert cells == {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
