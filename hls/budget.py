@@ -113,10 +113,10 @@ def _sized(preset: ArrayConfig, rows: int, cols: int, sizes: tuple[int, int, int
 
 
 def boards_table() -> list[dict[str, object]]:
-    """One dictionary per board: name, part, budget, preset and largest array, each with its estimate and shares."""
+    """One dictionary per board: name, part, budget, the preset's estimate, preset and largest array with their own."""
     table: list[dict[str, object]] = []
     for board in BOARD_TABLE.values():
-        preset = BOARDS[board.name]
+        preset = _described(BOARDS[board.name], board)
         table.append(
             {
                 "name": board.name,
@@ -124,7 +124,8 @@ def boards_table() -> list[dict[str, object]]:
                 "part": board.part,
                 "budget": asdict(board.budget),
                 "dram_gbps": board.dram_gbps,
-                "preset": _described(preset, board),
+                "estimate": preset["estimate"],
+                "preset": preset,
                 "largest": _described(largest_array(board), board),
             }
         )
