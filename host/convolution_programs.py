@@ -89,7 +89,7 @@ class ConvolutionBackwardPlan:
         pixels = self.batch * self.image[0] * self.image[1]
         g = sketch.place("inbox", "g", rows, shape.channels_out, self.source)
         weight = sketch.weight()
-        if weight.scales.length == 1:
+        if sketch.weight_axis == Axis.TENSOR:
             image, scale_b = sketch.writer.quantize(g, "gradient", "grad_y", Axis.TENSOR), weight.scales
         else:
             # The weight's scales lie along the contraction, so they are multiplied into grad_y before it is quantized.
@@ -110,6 +110,7 @@ class _Sketch(Sketch):
         self._shape = shape
         rows = shape.taps * shape.stored_in
         self.writer = LayerWriter(self, quantization, LayerShape(rows, shape.channels_out, 0, shape.bias))
+        self.weight_axis = self.writer.axis("weight", Axis.COLUMN)
 
     def place(self, space: str, name: str, rows: int, cols: int, dtype: ElementType) -> DeviceMatrix:
         """Room for a matrix that the host writes or reads."""
@@ -117,8 +118,8 @@ class _Sketch(Sketch):
 
     def weight(self) -> Quantized:
         """Where the weight lies; the same in every program."""
-        shape, axis = self._shape, self.writer.axis("weight", Axis.COLUMN)
-        return self.writer.reserve(self.space("weight"), shape.taps * shape.stored_in, shape.channels_out, axis)
+        rows = self._shape.taps * self._shape.stored_in
+        return self.writer.reserve(self.space("weight"), rows, self._shape.channels_out, self.weight_axis)
 
     def product(self, kind: str, request: PatchRequest, result_pixels: int) -> None:
         """Appends the GEMM and counts its multiply-accumulates, without those of storage and padding."""

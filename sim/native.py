@@ -21,7 +21,7 @@ from pathlib import Path
 from systolora.hls.isa import FIELDS, Field, Opcode
 
 SOURCES = Path(__file__).parent / "kernels"
-UNITS = ("quantize.cpp", "gemm.cpp")
+UNITS = ("quantize.cpp", "gemm.cpp", "peak.cpp")
 HEADERS = ("floats.hpp", "support.hpp", "epilogue.hpp", "pack.hpp")
 FLAGS = (
     *("-std=c++20", "-O3", "-march=native", "-shared", "-fPIC", "-fopenmp"),
@@ -99,6 +99,8 @@ def load_library() -> ctypes.CDLL | None:
         return None
     library.systolora_quantize.argtypes = list(_PARAMETERS)
     library.systolora_epilogue.argtypes = [*_PARAMETERS, ctypes.c_void_p]
+    library.systolora_peak.argtypes = [ctypes.c_int64, ctypes.c_int]
+    library.systolora_peak.restype = ctypes.c_double
     if library.systolora_has_gemm():
         library.systolora_gemm.argtypes = list(_PARAMETERS)
     return library
