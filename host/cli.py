@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from .cli_bench import add_commands as add_bench_commands
 from .cli_hardware import add_commands as add_hardware_commands
 from .cli_intlora import add_commands as add_intlora_commands
 from .cli_options import options_from
@@ -89,6 +90,7 @@ def simulate(*, json: Json = False, **given: Any) -> None:
     run_simulation(SimulateSettings(**given), json)
 
 
+add_bench_commands(app)
 add_hardware_commands(app)
 add_intlora_commands(app)
 
