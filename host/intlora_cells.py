@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 from systolora.sim.device import Device
 
 from .intlora_baselines import RowRule, quantize_others, quantize_rows
-from .intlora_evaluate import TestSet, measure, weight_error, with_unet
+from .intlora_digits import width
+from .intlora_evaluate import Measured, TestSet, measure, weight_error, with_unet
 from .intlora_inference import install_merged
-from .intlora_merge import frozen_weights, merged_file
+from .intlora_merge import frozen_weights
+from .intlora_packing import packed_bytes
 from .intlora_peft import IntLoraHandle, attach
 from .intlora_rules import IntegerWeight
 from .intlora_settings import IntLoraSettings
@@ -34,6 +37,7 @@ class Cell:
     Attributes:
         method: lora, qlora, qat or intlora. bits: of the weights; 32 for lora. seed: of the run.
         label: its name in the table. intlora: the settings of the integers, for intlora.
+        refresh_every: for qat, as in the settings of intlora.
     """
 
     method: str
@@ -41,6 +45,7 @@ class Cell:
     seed: int
     label: str
     intlora: IntLoraSettings | None = None
+    refresh_every: int = 0
 
     @property
     def key(self) -> str:
@@ -99,6 +104,7 @@ class CellTrainer(Trainer):
                 device=self.device,
                 quantization=quantization,
                 make=lambda weight, name: RowRule(weight, cell.bits),
+                refresh_every=cell.refresh_every,
             )
         if cell.method == "intlora":
             return attach(self.unet, cell.intlora, self.device, quantization)
@@ -125,9 +131,47 @@ def run_cell(bench: Bench, cell: Cell, folder: Path) -> list[Row]:
     trainer = CellTrainer(settings, with_unet(bench.parts, unet), bench.device, cell)
     try:
         trainer.run()
-        return _rows(bench, cell, trainer, weights, time.process_time() - began)
+        seconds = time.process_time() - began
+        if isinstance(trainer.handle, IntLoraHandle):
+            trainer.handle.finish()
+        return _rows(_Trained(bench, cell, trainer, weights, _products(trainer), seconds))
     finally:
         trainer.close()
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A cell after training. weights: before any quantization. products: s (up down) in float32. seconds: CPU time."""
+
+    bench: Bench
+    cell: Cell
+    trainer: Trainer
+    weights: dict[str, np.ndarray]
+    products: dict[str, np.ndarray]
+    seconds: float
+
+    def sums(self, base: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """base + AB, by layer."""
+        return {name: weight + self.products[name] for name, weight in base.items()}
+
+    def row(self, bits: int, label: str, measured: Measured, error: float, size: int, width: int) -> Row:
+        """A line of the table."""
+        setting = "float32" if bits == FLOAT_BITS else f"W{bits}A8"
+        return Row(
+            setting=setting,
+            label=label,
+            seed=self.cell.seed,
+            **asdict(measured),
+            error=error,
+            seconds=self.seconds,
+            bytes=size,
+            width=width,
+        )
+
+    def measure(self, unet: Any) -> Measured:
+        """How good a U-Net is."""
+        bench = self.bench
+        return measure(bench.pipeline, unet, bench.parts, bench.judge, bench.tests, self.cell.seed)
 
 
 def adapted_names(bench: Bench) -> list[str]:
@@ -146,18 +190,15 @@ def _put_on_grid(unet: Any, names: list[str], bits: int) -> None:
             weight.copy_(torch.from_numpy(quantize_rows(weight.float().numpy(), bits).real()))
 
 
-def _rows(bench: Bench, cell: Cell, trainer: Trainer, weights: dict[str, np.ndarray], seconds: float) -> list[Row]:
-    products = _products(trainer)
-    targets = {name: weights[name] + products[name] for name in weights}
-    if cell.method in ("qat", "intlora"):
-        assert isinstance(trainer.handle, IntLoraHandle)
-        merged = trainer.handle.weights()
-        return [_deployed(bench, cell, cell.bits, cell.label, merged, targets, seconds)]
-    rows = [_with_float_adapter(bench, cell, trainer, weights, targets, products, seconds)]
-    for bits in bench.ptq_bits if cell.method == "lora" else (cell.bits,):
-        base = weights if cell.method == "lora" else _on_grid(weights, bits)
-        merged = {name: quantize_rows(base[name] + products[name], bits) for name in base}
-        rows.append(_deployed(bench, cell, bits, f"{cell.label} + PTQ", merged, targets, seconds))
+def _rows(trained: _Trained) -> list[Row]:
+    cell, handle = trained.cell, trained.trainer.handle
+    if isinstance(handle, IntLoraHandle):
+        return [_deployed(trained, cell.bits, cell.label, handle.weights())]
+    rows = [_with_float_adapter(trained)]
+    for bits in trained.bench.ptq_bits if cell.method == "lora" else (cell.bits,):
+        base = trained.weights if cell.method == "lora" else _on_grid(trained.weights, bits)
+        merged = {name: quantize_rows(total, bits) for name, total in trained.sums(base).items()}
+        rows.append(_deployed(trained, bits, f"{cell.label} + PTQ", merged))
     return rows
 
 
@@ -177,63 +218,38 @@ def _on_grid(weights: dict[str, np.ndarray], bits: int) -> dict[str, np.ndarray]
     return {name: quantize_rows(weight, bits).real() for name, weight in weights.items()}
 
 
-def _with_float_adapter(
-    bench: Bench,
-    cell: Cell,
-    trainer: Trainer,
-    weights: dict[str, np.ndarray],
-    targets: dict[str, np.ndarray],
-    products: dict[str, np.ndarray],
-    seconds: float,
-) -> Row:
+def _with_float_adapter(trained: _Trained) -> Row:
     """The model as it was trained: float32 low-rank factors beside the weight."""
-    measured = measure(bench.pipeline, trainer.unet, bench.parts, bench.judge, bench.tests, cell.seed)
+    cell, weights = trained.cell, trained.weights
+    measured = trained.measure(trained.trainer.unet)
     count = sum(weight.size for weight in weights.values())
-    rows = sum(len(weight) for weight in weights.values())
-    factors = sum(p.numel() for p in trainer.parameters)
     if cell.bits == FLOAT_BITS:
-        size, error, label = 4 * count, 0.0, f"{cell.label}, float32"
-    else:
-        base = _on_grid(weights, cell.bits)
-        error = weight_error({name: base[name] + products[name] for name in base}, targets)
-        size, label = count * cell.bits // 8 + 8 * rows + 4 * factors, f"{cell.label}, float adapter"
-    return Row(
-        _setting(cell.bits), label, cell.seed, *asdict(measured).values(), error, seconds, size, min(cell.bits, 32)
-    )
+        return trained.row(cell.bits, f"{cell.label}, float32", measured, 0.0, 4 * count, cell.bits)
+    error = weight_error(trained.sums(_on_grid(weights, cell.bits)), trained.sums(weights))
+    factors = 4 * sum(parameter.numel() for parameter in trained.trainer.parameters)
+    size = _code_bytes(weights, cell.bits) + factors
+    return trained.row(cell.bits, f"{cell.label}, float adapter", measured, error, size, cell.bits)
 
 
-def _deployed(
-    bench: Bench,
-    cell: Cell,
-    bits: int,
-    label: str,
-    merged: dict[str, IntegerWeight],
-    targets: dict[str, np.ndarray],
-    seconds: float,
-) -> Row:
+def _deployed(trained: _Trained, bits: int, label: str, merged: dict[str, IntegerWeight]) -> Row:
     """Merged integers, run on the device with INT8 activations; the other layers on grids of the same width."""
+    bench = trained.bench
     unet = copy.deepcopy(bench.parts.unet)
     quantize_others(unet, bits, merged)
     handle = install_merged(unet, merged, bench.device)
     try:
-        measured = measure(bench.pipeline, unet, bench.parts, bench.judge, bench.tests, cell.seed)
+        measured = trained.measure(unet)
     finally:
         handle.undo()
-    size, widest = _packed(merged)
-    if cell.method != "intlora":
-        # Codes of `bits` bits, a float32 scale and a 16-bit zero point per row.
-        size = sum(weight.values.size * bits // 8 + 6 * len(weight.scale) for weight in merged.values())
-    error = weight_error({name: weight.real() for name, weight in merged.items()}, targets)
-    return Row(_setting(bits), label, cell.seed, *asdict(measured).values(), error, seconds, size, widest)
+    values = {name: weight.values for name, weight in merged.items()}
+    if trained.cell.method == "intlora":
+        size = sum(packed_bytes(part.size, width(part)) + 4 * len(part) for part in values.values())
+    else:
+        size = _code_bytes(values, bits)
+    error = weight_error({name: weight.real() for name, weight in merged.items()}, trained.sums(trained.weights))
+    return trained.row(bits, label, measured, error, size, max(width(part) for part in values.values()))
 
 
-def _packed(merged: dict[str, IntegerWeight]) -> tuple[int, int]:
-    """(bytes of the packed integers and scales, bits of the widest integer)."""
-    from .intlora_file import IntLoraFile
-
-    content = merged_file(IntLoraFile("merged", IntLoraSettings(), "", 1.0, "", {}, {}), merged)
-    return sum(array.nbytes for array in content.tensors.values()), max(bits for _, _, bits in content.layers.values())
-
-
-def _setting(bits: int) -> str:
-    return "float32" if bits == FLOAT_BITS else f"W{bits}A8"
+def _code_bytes(weights: Mapping[str, np.ndarray], bits: int) -> int:
+    """Codes of `bits` bits, and per row a float32 scale and a 16-bit zero point."""
+    return sum(packed_bytes(weight.size, bits) + 6 * len(weight) for weight in weights.values())

@@ -28,6 +28,7 @@ CONCEPT_PICTURES, PRIOR_PICTURES = 64, 16
 LEARNING_RATE = 1e-2
 EXPONENTS = (1.0, 1.5, 2.0, 2.5)
 REFRESH_EVERY = 50
+QAT = "quantization-aware LoRA"
 
 
 @dataclass(frozen=True)
@@ -80,22 +81,25 @@ def run_experiment(settings: ExperimentSettings, report: Callable[[str], None]) 
 
 
 def main_cells(seeds: int, bits: tuple[int, ...]) -> list[Cell]:
-    """The table of methods."""
-    cells = []
-    for seed in range(seeds):
-        cells.append(Cell("lora", FLOAT_BITS, seed, "LoRA"))
-        for width in bits:
-            cells += [Cell("qlora", width, seed, "QLoRA"), Cell("qat", width, seed, "quantization-aware LoRA")]
+    """The table of methods, 4 bits first: each with the quantizers of the start, and with refreshed ones."""
+    cells = [Cell("lora", FLOAT_BITS, seed, "LoRA") for seed in range(seeds)]
+    for width in sorted(bits):
+        for seed in range(seeds):
+            cells.append(Cell("qlora", width, seed, "QLoRA"))
+            cells.append(Cell("qat", width, seed, QAT))
+            cells.append(Cell("qat", width, seed, f"{QAT}, refreshed", refresh_every=REFRESH_EVERY))
             for method in METHODS:
                 mended = IntLoraSettings(method=method, bits=width, seed=seed)
                 name = f"IntLoRA_{method.upper()}"
+                refreshed = replace(mended, refresh_every=REFRESH_EVERY)
                 cells.append(Cell("intlora", width, seed, f"{name}, paper", mended.paper()))
                 cells.append(Cell("intlora", width, seed, f"{name}, mended", mended))
+                cells.append(Cell("intlora", width, seed, f"{name}, mended, refreshed", refreshed))
     return cells
 
 
 def remedy_cells(seeds: int) -> list[Cell]:
-    """What each change does, at 4 bits: none with the measured exponent, each remedy alone, all with refreshed quantizers."""
+    """What each change does, at 4 bits: the measured ratio and exponent without remedy, and each remedy alone with them."""
     cells = []
     for seed in range(seeds):
         for method in METHODS:
@@ -104,8 +108,6 @@ def remedy_cells(seeds: int) -> list[Cell]:
             cells.append(Cell("intlora", 4, seed, f"{name}: no remedy", replace(mended, remedies=())))
             for remedy in REMEDIES:
                 cells.append(Cell("intlora", 4, seed, f"{name}: only {remedy}", replace(mended, remedies=(remedy,))))
-            refreshed = replace(mended, refresh_every=REFRESH_EVERY)
-            cells.append(Cell("intlora", 4, seed, f"{name}: all, refreshed every {REFRESH_EVERY} steps", refreshed))
     return cells
 
 

@@ -7,7 +7,7 @@ weight and the seed. The merge itself multiplies or shifts integers and nothing 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from .intlora_rules import INT8_LIMIT, IntegerWeight, MulRule, ShiftRule, make_r
 Weights = Mapping[str, NDArray[np.float32]]
 
 
-def frozen_weights(model: nn.Module, names: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
+def frozen_weights(model: nn.Module, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
     """Copies of the float32 weights [out, in] of the named Linear layers, adapted or not.
 
     Raises:

@@ -66,10 +66,14 @@ class IntLoraHandle:
 
     Attributes:
         settings: of the integers, or None for another rule than IntLoRA's.
+        refresh_every: steps after which the quantizers are searched anew; 0 never.
     """
 
-    def __init__(self, model: nn.Module, make: RuleMaker, engine: Engine, settings: IntLoraSettings | None) -> None:
+    def __init__(
+        self, model: nn.Module, make: RuleMaker, engine: Engine, settings: IntLoraSettings | None, refresh_every: int
+    ) -> None:
         self.settings = settings
+        self.refresh_every = refresh_every
         self.engine = engine
         self._step = 0
         self.modules: dict[str, IntLoraLinear] = {}
@@ -88,8 +92,7 @@ class IntLoraHandle:
     @step.setter
     def step(self, value: int) -> None:
         self._step = int(value)
-        every = self.settings.refresh_every if self.settings else 0
-        if every and value and value % every == 0:
+        if self.refresh_every and value and value % self.refresh_every == 0:
             self.recalibrate()
 
     def recalibrate(self) -> None:
@@ -99,7 +102,7 @@ class IntLoraHandle:
 
     def finish(self) -> None:
         """After the last step: with `refresh_every`, the quantizers are those of the final factors, which a file can repeat."""
-        if self.settings and self.settings.refresh_every:
+        if self.refresh_every:
             self.recalibrate()
 
     def weights(self) -> dict[str, IntegerWeight]:
@@ -170,6 +173,7 @@ def attach(
     device: Device | None = None,
     quantization: QuantizationConfig | None = None,
     make: RuleMaker | None = None,
+    refresh_every: int = 0,
 ) -> IntLoraHandle:
     """Gives all layers of a model that have a peft adapter integer weights.
 
@@ -177,14 +181,14 @@ def attach(
         model: changed in place. settings: of IntLoRA's integers.
         device: where the GEMMs run; None: in torch, with float32 activations.
         quantization: of activations and gradients.
-        make: another rule than IntLoRA's, in place of `settings`.
+        make: another rule than IntLoRA's, in place of `settings`, with its own `refresh_every`.
 
     Raises:
         UserError: if no layer is adapted, or one in a way that integers cannot follow.
     """
     if make is None:
         chosen = settings or IntLoraSettings()
-        settings = chosen
+        settings, refresh_every = chosen, chosen.refresh_every
 
         def make(weight: np.ndarray, name: str) -> Rule:
             return make_rule(weight, chosen, name)
@@ -192,7 +196,7 @@ def attach(
     engine: Engine = TorchEngine()
     if device is not None:
         engine = DeviceEngine(Session(device, quantization or QuantizationConfig()))
-    return IntLoraHandle(model, make, engine, settings)
+    return IntLoraHandle(model, make, engine, settings, refresh_every)
 
 
 def _adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:
