@@ -232,7 +232,7 @@ def _adapt(model: Any, rank: int) -> None:
 def _offload(model: Any, attention_products: bool) -> Any:
     from .offloading import offload
 
-    return offload(model, targets="all", release_weights=True)
+    return offload(model, targets="all", release_weights=True, attention_products=attention_products)
 
 
 def _use_torchao(model: Any) -> None:

@@ -73,11 +73,11 @@ class OffloadReport:
 
 
 def sum_by_kind(layers: Iterable[OffloadedLayer], name: str) -> dict[str, int]:
-    """One of the counters of `OffloadedLayer`, summed over layers, for every kind."""
+    """One of the counters of `OffloadedLayer`, summed over layers, for every kind of GEMM_KINDS and those of attention that ran."""
     total: Counter[str] = Counter()
     for layer in layers:
         total.update(getattr(layer, name))
-    return {kind: total[kind] for kind in GEMM_KINDS}
+    return {kind: total[kind] for kind in (*GEMM_KINDS, *(kind for kind in total if kind not in GEMM_KINDS))}
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
+from .attention import attention_modules, redirect
 from .device import open_device
 from .frozen_weights import release_weight, restore_weight, return_memory
 from .layer import OffloadedLayer
@@ -114,6 +115,13 @@ class OffloadHandle:
             and (name not in known or module is not self._modules.get(name, module))
         ]
 
+    def _take_attention(self) -> None:
+        """Has the attention modules' products run on the device."""
+        for name, module in attention_modules(self._model):
+            layer = OffloadedLayer(self._session, f"{name} products", len(self._layers))
+            self._layers[layer.name] = layer
+            self._hooks += redirect(module, layer)
+
     def undo(self) -> None:
         """Gives the model its own layers back and frees the device memory; a second call does nothing."""
         for module in self._modules.values():
@@ -139,6 +147,7 @@ def offload(
     rank: int | None = None,
     alpha: float | None = None,
     release_weights: bool = False,
+    attention_products: bool = False,
 ) -> OffloadHandle:
     """Runs linear layers and convolutions of a model in INT8 on a device, forward and backward, with their LoRA adapters.
 
@@ -155,6 +164,7 @@ def offload(
             default) on the attention layers among the targets; a model that has one keeps it.
         release_weights: keep the frozen weights of these layers as INT8 only. Memory falls by their size; the model cannot be
             copied, or saved apart from its adapter, and `undo` gives it the INT8 values back.
+        attention_products: also run q k^T, p v and their gradients on the device, in every attention of the model.
 
     Raises:
         OffloadError: for a wrong model, an unknown target, no matching layer, a rank below 1, or weights that cannot be released
@@ -171,7 +181,10 @@ def offload(
     selection = select(model, targets)
     owns_device = not isinstance(device, Device)
     opened = device if isinstance(device, Device) else open_device(device or "emulator")
-    return OffloadHandle(model, selection, Session(opened, quantization), owns_device, release_weights)
+    handle = OffloadHandle(model, selection, Session(opened, quantization), owns_device, release_weights)
+    if attention_products:
+        handle._take_attention()
+    return handle
 
 
 def _drop_undone(model: nn.Module) -> None:

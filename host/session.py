@@ -115,10 +115,14 @@ class Session:
                 f"layer {where!r}: {what.split(',')[0]} holds a NaN or an infinity and cannot be quantized; "
                 "lower the learning rate, or look at what feeds this layer"
             ) from error
-        outbox = leases.pop("outbox", None)
-        for lease in leases.values():
-            lease.release()
-        return {name: _result(template.matrix(name, buffers), outbox) for name in outputs}
+        results = {}
+        for name in outputs:
+            matrix = template.matrix(name, buffers)
+            results[name] = _result(matrix, leases.get(template.space_of(name)))
+        for name, lease in leases.items():
+            if not name.startswith("outbox"):
+                lease.release()
+        return results
 
     def close(self) -> None:
         """Gives all buffers back; layers that still point here refuse to run. The device stays open."""

@@ -139,6 +139,10 @@ class ProgramTemplate:
         """The named matrices."""
         return tuple(self._matrices)
 
+    def space_of(self, name: str) -> str:
+        """The space in which a named matrix lies."""
+        return self._matrices[name].buffer.label
+
     def matrix(self, name: str, buffers: Mapping[str, Buffer]) -> DeviceMatrix:
         """A named matrix, in the buffer of its space."""
         matrix = self._matrices[name]
