@@ -20,7 +20,7 @@ slow: $(ENV)/.test
 lint: $(ENV)/.test
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
-	rm -rf build/typecheck && $(RUN)/pip install --quiet --no-deps --target build/typecheck .
+	rm -rf build/typecheck build/lib build/bdist.* && $(RUN)/pip install --quiet --no-deps --target build/typecheck .
 	MYPYPATH=build/typecheck $(RUN)/mypy -p systolora
 
 env: $(ENV)/.test
