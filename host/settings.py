@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .intlora_settings import parse_remedies
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "targets": ("kv", "attention", "linear", "all"),
@@ -121,6 +122,7 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         raise UserError(f"--method {settings.method} goes with --targets kv or attention")
     if not 2 <= settings.bits <= 8:
         raise UserError(f"--bits {settings.bits}: allowed are 2 to 8")
+    parse_remedies(settings.remedies)
     if not 0 <= settings.caption_dropout <= 1:
         raise UserError(f"--caption-dropout {settings.caption_dropout}: it is a share, from 0 to 1")
     return settings

@@ -105,6 +105,8 @@ def test_mistakes_get_one_line(run: TrainSettings, tmp_path: Path) -> None:
         check_settings(replace(run, bits=9))
     with pytest.raises(UserError, match="--method 'intlora': allowed are lora, intlora-mul, intlora-shift"):
         check_settings(replace(run, method="intlora"))
+    with pytest.raises(UserError, match="remedies: there is no 'zero'"):
+        check_settings(replace(run, remedies="zero"))
     with pytest.raises(UserError, match="--method intlora-mul goes with --targets kv or attention"):
         check_settings(replace(run, targets="linear"))
 
