@@ -1,0 +1,65 @@
+"""`systolora bench`: both commands on small problems, their figures, and their mistakes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from systolora.bench_emulator import bench_emulator
+from systolora.bench_step import StepSettings, WayResult, bench_step, summary
+from systolora.cli import app
+from systolora.errors import UserError
+from typer.testing import CliRunner
+
+
+def test_the_emulator_command_ends_with_one_json_object() -> None:
+    result = CliRunner().invoke(
+        app,
+        ["bench", "emulator", "--shape", "40x24x32", "--shape", "8x8x8", "--repeats", "1", "--threads", "1", "--json"],
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert [(row["m"], row["n"], row["k"]) for row in found["rows"]] == [(40, 24, 32), (8, 8, 8)]
+    assert found["worst_ratio_to_best_peer"] == min(row["ratio"] for row in found["rows"])
+    assert found["share_of_peak"] > 0 and found["peak_gops"] > 0 and found["layer_ratio"] > 0
+    assert set(found["rows"][0]["gops"]) == {"emulator", "torch int8", "torch bf16", "torch fp32"}
+
+
+def test_a_shape_that_is_none_gets_one_line() -> None:
+    result = CliRunner().invoke(app, ["bench", "emulator", "--shape", "4x0x4"])
+    assert isinstance(result.exception, UserError)
+    assert "expected MxNxK" in str(result.exception)
+
+
+def test_speeds_are_those_of_the_shape() -> None:
+    speed = bench_emulator({(64, 64, 64): 3}, repeats=1)
+    assert speed.rows[0].count == 3
+    assert all(value > 0 for value in speed.rows[0].gops.values())
+
+
+def test_the_summary_names_what_the_issue_asks_for() -> None:
+    results = {
+        "int8": WayResult((2.0, 1.0, 3.0), (1.0, 1.0, 1.0), 100, 0.5),
+        "bf16": WayResult((2.0, 2.0, 2.0), (1.0, 1.0, 1.0), 200, 0.5),
+        "fp32": WayResult((4.0, 4.0, 6.0), (1.0, 1.0, 1.0), 400, 0.5),
+    }
+    found = summary(results)
+    assert (found["int8_seconds"], found["bf16_seconds"], found["fp32_seconds"]) == (2.0, 2.0, 4.0)
+    assert (found["int8_peak_bytes"], found["bf16_peak_bytes"], found["fp32_peak_bytes"]) == (100, 200, 400)
+    assert (found["time_ratio_to_bf16"], found["memory_ratio_to_fp32"]) == (1.0, 0.25)
+
+
+def test_an_unknown_way_or_model_gets_one_line() -> None:
+    with pytest.raises(UserError, match="no way int4"):
+        bench_step(StepSettings(), ("int4",))
+    with pytest.raises(UserError, match="int8 failed: UserError: "):
+        bench_step(StepSettings(model="no-such-model", threads=1), ("int8",))
+
+
+@pytest.mark.slow
+def test_a_step_of_stable_diffusion_in_less_time_and_memory() -> None:
+    """256 pixels: the bars of 512 pixels hold with room."""
+    found = summary(bench_step(StepSettings(resolution=256, repeats=3), ("int8", "bf16", "fp32")))
+    assert found["time_ratio_to_bf16"] < 1.2
+    assert found["time_ratio_to_fp32"] < 0.5
+    assert found["memory_ratio_to_fp32"] < 0.5
