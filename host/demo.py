@@ -26,8 +26,10 @@ from .sprite_sampling import generate_pictures, load_sprite_pipeline, quiet_libr
 from .sprites import BACKGROUNDS, BASE_SHAPES, COLOURS, CONCEPTS, SpriteSet, make_sprites, write_image_folder
 from .train import Trainer, TrainResult
 
-CONCEPT_PICTURES = 16
-PRIOR_PICTURES = 16
+CONCEPT_PICTURES = 64
+PRIOR_PICTURES = 48
+STEPS = 500
+EXAMPLES_SHOWN = 16
 JUDGED_PICTURES = 48
 SHOWN_PICTURES = 12
 HELD_OUT_COLOURS = ("cyan", "orange")
@@ -72,17 +74,18 @@ class _Run:
 
 def recipe(settings: DemoSettings, data: Path) -> TrainSettings:
     """The training settings of the demo's runs (docs/demo_model.md says how they were found)."""
+    steps = settings.steps or STEPS
     return TrainSettings(
         model=str(pipeline_folder()),
         data=str(data),
         output=str(settings.out / "adapter"),
         rank=8,
         targets=settings.targets,
-        steps=settings.steps or 300,
+        steps=steps,
         batch=8,
-        learning_rate=4e-3 if settings.targets == "kv" else 2e-3,
+        learning_rate=1e-2 if settings.targets == "kv" else 6e-3,
         schedule="cosine",
-        warmup=min(20, max(1, (settings.steps or 300) // 4)),
+        warmup=min(20, max(1, steps // 4)),
         snr_gamma=5.0,
         seed=settings.seed,
         backend=settings.backend,
@@ -92,7 +95,7 @@ def recipe(settings: DemoSettings, data: Path) -> TrainSettings:
 
 
 def demo_pictures(concept: str, seed: int) -> SpriteSet:
-    """The training set: the new concept, and as many pictures of known shapes so that those are not forgotten."""
+    """The training set: the new concept, and pictures of known shapes so that those are not forgotten."""
     colours = [colour for colour in COLOURS if colour not in HELD_OUT_COLOURS]
     new = make_sprites(CONCEPT_PICTURES, 1000 + seed, (concept,), colours, full_captions=True)
     old = make_sprites(PRIOR_PICTURES, 2000 + seed, BASE_SHAPES, full_captions=True)
@@ -140,7 +143,7 @@ def run_demo(settings: DemoSettings, console: Console) -> DemoResult:
         result=result,
         losses={name: run.result.losses for name, run in runs.items()},
         pictures={"before": base, **{f"after, {name}": run.pictures for name, run in runs.items()}},
-        examples=examples.pictures[:CONCEPT_PICTURES],
+        examples=examples.pictures[:EXAMPLES_SHOWN],
         prompts=prompts[:SHOWN_PICTURES],
         settings=int8,
         report=runs["INT8"].result.offload_report,
