@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -182,10 +183,10 @@ def _torch_products(a: torch.Tensor, b: torch.Tensor) -> dict[str, Callable[[], 
     """torch's products into results that are made once; `b` is [n, k]."""
     found: dict[str, Callable[[], Any]] = {}
     out = torch.empty(len(a), len(b), dtype=torch.int32)
-    found["torch int8"] = lambda: torch._int_mm(a, b.t(), out=out)
+    found["torch int8"] = partial(torch._int_mm, a, b.t(), out=out)
     for name, dtype in (("torch bf16", torch.bfloat16), ("torch fp32", torch.float32)):
         left, right, room = a.to(dtype), b.to(dtype), torch.empty(out.shape, dtype=dtype)
-        found[name] = lambda left=left, right=right, room=room: torch.mm(left, right.t(), out=room)
+        found[name] = partial(torch.mm, left, right.t(), out=room)
     return found
 
 

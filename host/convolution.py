@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.nn.grad import conv2d_input
 
 from .convolution_programs import ConvolutionBackwardPlan, ConvolutionForwardPlan, ConvolutionWeightPlan
 from .convolution_shapes import ConvolutionShape
@@ -119,7 +120,7 @@ def _forward_float32(call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None
 def _grad_input_float32(call: _Call, grad_y: Tensor, weight: Tensor, x_shape: torch.Size, dtype: torch.dtype) -> Tensor:
     shape = call.shape
     call.layer.count_float32("grad_input_base", grad_y.numel() // len(weight) * weight.numel())
-    return torch.nn.grad.conv2d_input(x_shape, weight.float(), grad_y.float(), shape.stride, shape.padding)
+    return conv2d_input(x_shape, weight.float(), grad_y.float(), shape.stride, shape.padding)
 
 
 def _result_type(dtype: torch.dtype) -> ElementType:

@@ -17,7 +17,7 @@ from .device import open_device
 from .frozen_weights import release_weight, restore_weight, return_memory
 from .layer import OffloadedLayer
 from .offload_report import OffloadReport, sum_by_kind
-from .peft_layers import OffloadedLoraLinear, is_offloaded, swap, swap_back
+from .peft_layers import LAYER_ATTRIBUTE, OffloadedLoraLinear, swap, swap_back
 from .quantization import FROZEN_KINDS, QuantizationConfig
 from .session import Session
 from .targets import TARGETS, OffloadError, Selection, check, is_adapted, layers_of, select
@@ -190,7 +190,8 @@ def offload(
 def _drop_undone(model: nn.Module) -> None:
     """Swaps back the layers of a copied model that point to an offload which was undone since."""
     for module in model.modules():
-        if is_offloaded(module) and not module.systolora_layer.session.is_open:
+        layer: OffloadedLayer | None = getattr(module, LAYER_ATTRIBUTE, None)
+        if layer is not None and not layer.session.is_open:
             swap_back(module)
 
 
