@@ -132,8 +132,6 @@ def run_cell(bench: Bench, cell: Cell, folder: Path) -> list[Row]:
     try:
         trainer.run()
         seconds = time.process_time() - began
-        if isinstance(trainer.handle, IntLoraHandle):
-            trainer.handle.finish()
         return _rows(_Trained(bench, cell, trainer, weights, _products(trainer), seconds))
     finally:
         trainer.close()

@@ -26,6 +26,8 @@ from .intlora_rules import INT8_LIMIT, IntegerWeight, MulRule, ShiftRule, make_r
 
 Weights = Mapping[str, NDArray[np.float32]]
 
+_STATE = "state_"
+
 
 def frozen_weights(model: nn.Module, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
     """Copies of the float32 weights [out, in] of the named Linear layers, adapted or not.
@@ -47,6 +49,8 @@ def frozen_weights(model: nn.Module, names: Iterable[str]) -> dict[str, NDArray[
 def adapter_file(handle: IntLoraHandle, weights: Weights) -> IntLoraFile:
     """The adapter of a trained model: factors in INT8 with one scale each.
 
+    Quantizers that were searched anew during training cannot be found again from the frozen weight: they are stored, per row.
+
     Args:
         weights: the frozen weights, from `frozen_weights`.
     """
@@ -66,13 +70,16 @@ def adapter_file(handle: IntLoraHandle, weights: Weights) -> IntLoraFile:
             quantized_factor(up),
         )
         tensors[f"{name}.scales"] = np.concatenate([down_scale, up_scale])
+        if handle.refresh_every:
+            state = handle.modules[name].systolora_layer.rule.state()
+            tensors.update({f"{name}.{_STATE}{key}": value for key, value in state.items()})
         layers[name] = (len(up), down.shape[1], 8)
     digest = digest_of(handle.weights())
     return IntLoraFile("adapter", handle.settings, fingerprint_of(weights), scalings.pop(), digest, layers, tensors)
 
 
 def rules_of(path: Path, adapter: IntLoraFile, weights: Weights) -> dict[str, tuple[MulRule | ShiftRule, Any]]:
-    """Each layer's rule, calibrated as at the end of training, and its low-rank product.
+    """Each layer's rule, as at the end of training, and its low-rank product.
 
     Raises:
         UserError: if the weights are not those of the adapter.
@@ -85,7 +92,7 @@ def rules_of(path: Path, adapter: IntLoraFile, weights: Weights) -> dict[str, tu
         product = product_of_integers(up, scales[1:], down, scales[:1], adapter.scaling)
         rule = make_rule(weights[name], adapter.settings, name)
         if adapter.settings.refresh_every:
-            rule.calibrate(product)
+            rule.restore({key: adapter.tensors[f"{name}.{_STATE}{key}"] for key in rule.state()})
         found[name] = rule, product
     return found
 

@@ -100,11 +100,6 @@ class IntLoraHandle:
         for module in self.modules.values():
             module.systolora_layer.recalibrate(*self._factors(module))
 
-    def finish(self) -> None:
-        """After the last step: with `refresh_every`, the quantizers are those of the final factors, which a file can repeat."""
-        if self.refresh_every:
-            self.recalibrate()
-
     def weights(self) -> dict[str, IntegerWeight]:
         """The integer weights that training sees now, by layer."""
         return {

@@ -42,6 +42,5 @@ def attach_for(
 
 def save_integers(unet: nn.Module, handle: IntLoraHandle, folder: Path) -> Path:
     """Writes the integer adapter, whose merged weights are those of the last training step to the bit."""
-    handle.finish()
     content = adapter_file(handle, frozen_weights(unet, handle.modules))
     return write_file(folder / INTLORA_FILE, content)

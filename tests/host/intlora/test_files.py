@@ -78,8 +78,7 @@ def test_every_way_of_merging_gives_the_weights_of_training_to_the_bit(
     chosen = IntLoraSettings(method, bits, seed, symmetric=symmetric, remedies=remedies, refresh_every=refresh)
     model = small_model(seed)
     with EmulatorDevice(capacity_bytes=1 << 24) as device:
-        handle, _ = train_small(model, chosen, device, 3)
-        handle.finish()
+        handle, _ = train_small(model, chosen, device, 4)
         weights, trained = frozen_weights(model, handle.modules), handle.weights()
         path, content = stored(folder, "adapter", adapter_file(handle, weights))
         # What the layers multiply by in training is this float weight.
