@@ -149,14 +149,14 @@ CASES = {
 }
 
 
-def train(case: Case, targets: str | None) -> tuple[list[float], Any]:
+def train(case: Case, targets: str | None, **options: Any) -> tuple[list[float], Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model: Any = case.build()
     model.requires_grad_(False)
     torch.manual_seed(1)
     model.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=case.adapter))
-    handle = systolora.offload(model, targets) if targets else None
+    handle = systolora.offload(model, targets, **options) if targets else None
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     losses = []
     for index in range(4):
@@ -179,6 +179,18 @@ def test_architectures_train_as_in_float32(name: str, targets: str) -> None:
     assert len(report.adapted) == case.adapted[targets]
     assert not report.fallbacks
     assert report.int8["grad_down"] == 4 * case.adapted[targets]
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux"])
+def test_everything_frozen_in_int8_with_attention_products(name: str) -> None:
+    case = CASES[name]
+    expected, _ = train(case, None)
+    losses, handle = train(case, "all", release_weights=True, attention_products=True)
+    assert losses == pytest.approx(expected, rel=0.03)
+    report = handle.report()
+    assert not report.fallbacks and not report.skipped
+    assert report.int8["forward_scores"] > 0 and report.int8["grad_query"] > 0
+    assert report.released == len(report.adapted) + len(report.frozen)
 
 
 def test_a_text_encoder_has_no_cross_attention() -> None:
