@@ -92,6 +92,7 @@ def intlora(
     quick: Annotated[
         bool, typer.Option(help="One seed, four steps, 4 bits: seconds; the figures mean nothing.")
     ] = False,
+    cached: Annotated[bool, typer.Option(help="Train nothing: tables of what is in the folder.")] = False,
     page: Annotated[Path | None, typer.Option(help="Markdown page between whose markers the tables are put.")] = None,
 ) -> None:
     """IntLoRA beside LoRA, QLoRA and quantization-aware LoRA, W8A8 and W4A8, on the demo model."""
@@ -101,7 +102,7 @@ def intlora(
     if page is not None and not page.is_file():
         raise UserError(f"--page {page}: there is no such file")
     console = Console()
-    settings = ExperimentSettings(out, seeds, steps, quick)
+    settings = ExperimentSettings(out, seeds, steps, quick, cached)
     table = run_experiment(settings, lambda line: console.print(line, soft_wrap=True, highlight=False))
     if page is not None:
         update_page(page, table.read_text())

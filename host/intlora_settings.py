@@ -46,7 +46,7 @@ class IntLoraSettings:
     distribution: str = "laplace"
     spread: float = 0.5
     ratio: str = "variance"
-    exponent: float = 2.0
+    exponent: float = 1.5
     symmetric: bool = False
     remedies: tuple[str, ...] = tuple(REMEDIES)
     span: int = 0

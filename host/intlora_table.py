@@ -14,15 +14,14 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 """Between these lines of the page the tables are replaced."""
 
 _HEAD = (
-    "| method | concept | Frechet | held-out loss | weight error | training, CPU s | kB | integer bits |\n"
-    "|---|---|---|---|---|---|---|---|\n"
+    "| method | seeds | concept | Frechet | held-out loss | weight error | training, CPU s | kB | integer bits |\n"
+    "|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
-def page_tables(rows: list[Row], seeds: int, steps: int) -> str:
+def page_tables(rows: list[Row], steps: int) -> str:
     """All tables: means over seeds, and the standard deviation where there are several."""
-    command = f"systolora experiment intlora --seeds {seeds} --steps {steps}"
-    text = f"Made by `{command}`; mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}.\n"
+    text = f"Made by `systolora experiment intlora --steps {steps}`; mean ± standard deviation over the seeds.\n"
     others = [row for row in rows if ", 4 bits: " in row.label]
     for setting in dict.fromkeys(row.setting for row in rows):
         text += f"\n### {setting}\n\n{_table([r for r in rows if r.setting == setting and r not in others])}"
@@ -55,6 +54,7 @@ def _table(rows: list[Row]) -> str:
         same = [row for row in rows if row.label == label]
         cells = [
             label,
+            str(len(same)),
             _spread([row.concept for row in same], "{:.1%}".format),
             _spread([row.frechet for row in same], "{:.1f}".format),
             _spread([row.loss for row in same], "{:.4f}".format),
