@@ -7,6 +7,7 @@ which background. Its inner features give a Frechet distance between two sets of
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -225,8 +226,9 @@ def _agreement(seen: Sequence[str], wanted: Sequence[str]) -> float:
 
 
 def _label_header() -> dict[str, str]:
+    # One entry: safetensors writes several in no fixed order, and equal judges shall be equal files.
     labels = {"shapes": SHAPE_LABELS, "colours": COLOUR_LABELS, "backgrounds": BACKGROUND_LABELS}
-    return {kind: ",".join(words) for kind, words in labels.items()}
+    return {"labels": json.dumps(labels)}
 
 
 @lru_cache(maxsize=1)

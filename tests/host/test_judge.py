@@ -97,7 +97,7 @@ def test_a_saved_judge_loads_equal_and_other_labels_are_refused(tmp_path, judge)
     pictures = make_sprites(20, 1).pictures
     copy = load_judge(tmp_path / "copy.safetensors")
     assert np.array_equal(copy.look(pictures).features, judge.look(pictures).features)
-    save_file(load_file(judge_file()), tmp_path / "other.safetensors", metadata={"shapes": "cat,dog"})
+    save_file(load_file(judge_file()), tmp_path / "other.safetensors", metadata={"labels": "cat,dog"})
     with pytest.raises(ValueError, match="other labels"):
         load_judge(tmp_path / "other.safetensors")
 
