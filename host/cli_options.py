@@ -42,5 +42,7 @@ def _parameter(field: Any) -> inspect.Parameter:
     option = "--" + field.name.replace("_", "-")
     default = "" if field.default in ("", MISSING) else f" [default: {field.default}]"
     switch = f"{option}/--no-{option[2:]}" if kind is bool else option
-    annotation: Any = Annotated[kind | None, typer.Option(switch, help=field.metadata["help"] + default, show_default=False)]
+    annotation: Any = Annotated[
+        kind | None, typer.Option(switch, help=field.metadata["help"] + default, show_default=False)
+    ]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
