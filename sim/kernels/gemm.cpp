@@ -46,6 +46,8 @@ class TileRegisters {
             uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
             uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
         } config;
+        // The compiler thinks that the instruction reads the first eight bytes only, and would leave the others out.
+        asm volatile("" : : "r"(&config) : "memory");
         _tile_loadconfig(&config);
     }
     ~TileRegisters() { _tile_release(); }
