@@ -170,8 +170,10 @@ def test_a_picture_does_not_depend_on_the_batch(shipped):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_full_recipe_makes_an_equivalent_model(tmp_path):
     result = pretrain(PretrainConfig(seed=1), tmp_path)
+    print(result)
     prompts, drawn = result.prompt_accuracy, result.drawn_accuracy
     assert min(prompts.shape, prompts.colour, prompts.background) >= PROMPT_BOUND
     assert min(drawn.shape, drawn.colour, drawn.background) >= 0.99
