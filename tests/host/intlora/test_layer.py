@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.tuners.lora.layer import Linear as LoraLinear
 from systolora.errors import UserError
+from systolora.hls.isa import Axis
 from systolora.intlora_baselines import RowRule, quantize_others, quantize_rows
 from systolora.intlora_digits import BASE, count_wide, digits, width
 from systolora.intlora_engine import DeviceEngine, TorchEngine, low_rank_product
@@ -23,6 +24,7 @@ from systolora.quantization import QuantizationConfig
 from systolora.session import Session
 from systolora.sim.device import Device
 from systolora.sim.emulator import EmulatorDevice
+from systolora.sim.reference import quantize
 from torch import Tensor
 
 from .model import RANK, small_model, train_small
@@ -79,13 +81,18 @@ def test_values_and_gradients_are_those_of_the_integer_weight(
     grad_product = gain * (problem.grad_y.T @ problem.x)
     wanted = {
         "y": problem.x @ real.T + problem.bias,
-        "x": problem.grad_y @ real,
         "bias": problem.grad_y.sum(0),
         "down": SCALING * problem.up.T @ grad_product,
         "up": SCALING * grad_product @ problem.down.T,
     }
     for name, value in wanted.items():
         assert relative(found[name], value.detach()) < 0.02, name
+    # A row's scale goes into grad_y before it is quantized by token; so the error grows with the spread of the scales (up to 32
+    # for SHIFT, where it is 3 %). What must come out is exactly the product with that quantized grad_y.
+    folded, scale = quantize((problem.grad_y.numpy() * adapted.weight.scale).astype(np.float32), Axis.ROW)
+    exact = (folded.astype(np.float64) * scale[:, None]) @ adapted.weight.values
+    assert relative(found["x"], torch.from_numpy(exact).float()) < 1e-5
+    assert relative(found["x"], (problem.grad_y @ real).detach()) < 0.05
 
 
 def test_the_engines_differ_only_by_the_quantization_of_activations(device: Device) -> None:
