@@ -14,7 +14,7 @@ from rich.console import Console
 from .cli_bench import add_commands as add_bench_commands
 from .cli_hardware import add_commands as add_hardware_commands
 from .cli_intlora import add_commands as add_intlora_commands
-from .cli_options import options_from
+from .cli_options import Json, options_from
 from .settings import TrainSettings, check_settings, load_settings_file, merge_settings
 from .simulate_settings import SimulateSettings
 
@@ -25,8 +25,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs to read.")]
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs to read.")]
+from .cli_options import Json
 
 bench = typer.Typer(help="Measure speed and memory next to torch.", no_args_is_help=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,29 +12,24 @@ from rich.console import Console
 from rich.table import Table
 from systolora.hls.config import ArrayConfig, board_config
 
-from .cli_options import options_from
+from .cli_options import Json, options_from
 from .errors import UserError
-
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs to read.")]
-
-
-def _option(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
+from .settings import setting
 
 
 @dataclass(frozen=True)
 class ArrayOptions:
     """The options that name an accelerator; what is not given comes from the board's preset, or is 64 x 64."""
 
-    board: str = _option("", "preset: see systolora boards")
-    rows: int = _option(64, "rows of PEs")
-    cols: int = _option(64, "columns of PEs")
-    input_bytes: int = _option(ArrayConfig.input_bytes, "input memory, both halves")
-    weight_bytes: int = _option(ArrayConfig.weight_bytes, "weight memory, both halves")
-    output_bytes: int = _option(ArrayConfig.output_bytes, "output memory, both halves")
-    bus_bytes: int = _option(ArrayConfig.bus_bytes, "bytes of a device memory word")
-    clock_mhz: float = _option(ArrayConfig.clock_mhz, "clock of the array")
-    packed_dsp: bool = _option(ArrayConfig.packed_dsp, "two INT8 products in one DSP")
+    board: str = setting("", "preset: see systolora boards")
+    rows: int = setting(64, "rows of PEs")
+    cols: int = setting(64, "columns of PEs")
+    input_bytes: int = setting(ArrayConfig.input_bytes, "input memory, both halves")
+    weight_bytes: int = setting(ArrayConfig.weight_bytes, "weight memory, both halves")
+    output_bytes: int = setting(ArrayConfig.output_bytes, "output memory, both halves")
+    bus_bytes: int = setting(ArrayConfig.bus_bytes, "bytes of a device memory word")
+    clock_mhz: float = setting(ArrayConfig.clock_mhz, "clock of the array")
+    packed_dsp: bool = setting(ArrayConfig.packed_dsp, "two INT8 products in one DSP")
 
 
 def config_from(given: dict[str, Any]) -> ArrayConfig:

@@ -11,9 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .cli_options import Json
 from .errors import UserError
-
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs to read.")]
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -9,6 +9,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs to read.")]
+"""The option that every command with a result for programs has."""
+
 
 def options_from(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function's `**given` parameter becomes one optional option per field of the dataclass.

@@ -23,7 +23,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """Allowed values of the settings that are names."""
 
 
-def _setting(default: Any, help_text: str) -> Any:
+def setting(default: Any, help_text: str) -> Any:
+    """A dataclass field that `cli_options.options_from` makes an option of; the text is its help."""
     return field(default=default, metadata={"help": help_text})
 
 
@@ -31,47 +32,45 @@ def _setting(default: Any, help_text: str) -> Any:
 class TrainSettings:
     """Settings of one fine-tuning run; each is an option of `systolora train` and a key of its YAML file."""
 
-    model: str = _setting("", "folder of a Stable Diffusion pipeline, as diffusers saves it")
-    data: str = _setting("", "folder of pictures with captions: metadata.jsonl, or NAME.txt beside each picture")
-    output: str = _setting("", "folder for the adapter, checkpoints and log")
-    prompt: str = _setting("", "one caption for all pictures that have none of their own")
-    rank: int = _setting(4, "rank of the adapter")
-    alpha: float = _setting(0.0, "scaling is alpha / rank; 0 means alpha = rank")
-    targets: str = _setting(
+    model: str = setting("", "folder of a Stable Diffusion pipeline, as diffusers saves it")
+    data: str = setting("", "folder of pictures with captions: metadata.jsonl, or NAME.txt beside each picture")
+    output: str = setting("", "folder for the adapter, checkpoints and log")
+    prompt: str = setting("", "one caption for all pictures that have none of their own")
+    rank: int = setting(4, "rank of the adapter")
+    alpha: float = setting(0.0, "scaling is alpha / rank; 0 means alpha = rank")
+    targets: str = setting(
         "kv",
         "layers that run on the device: kv (cross-attention key and value), attention, linear, all (convolutions too)",
     )
-    adapt: str = _setting(
-        "", "layers that get an adapter: kv, attention; empty means kv for targets kv, else attention"
-    )
-    steps: int = _setting(1000, "optimizer steps")
-    batch: int = _setting(1, "pictures per micro-batch, over all processes")
-    accumulation: int = _setting(1, "micro-batches per optimizer step")
-    learning_rate: float = _setting(1e-4, "peak learning rate")
-    schedule: str = _setting("constant", "learning rate schedule")
-    warmup: int = _setting(0, "steps of linear warm-up")
-    weight_decay: float = _setting(1e-2, "AdamW weight decay")
-    max_grad_norm: float = _setting(1.0, "gradients are clipped to this norm; 0 turns it off")
-    seed: int = _setting(0, "of the adapter's first values, the order of pictures, noise and stochastic rounding")
-    resolution: int = _setting(0, "pixels of the square that pictures are cropped to; 0 means the model's own")
-    random_flip: bool = _setting(False, "mirror pictures at random")
-    snr_gamma: float = _setting(0.0, "min-SNR loss weight; 0 turns it off")
-    noise_offset: float = _setting(0.0, "strength of noise that is constant over a picture")
-    caption_dropout: float = _setting(0.0, "share of captions replaced by the empty one")
-    precision: str = _setting("int8", "int8: GEMMs of the adapted layers run on the device; float32: all in torch")
-    backend: str = _setting("emulator", "device: emulator, csim, board")
-    board: str = _setting("", "preset of the array (systolora boards); empty means 64 x 64")
-    emulated_board: str = _setting("", "with --backend board: run the real driver on this emulated board")
-    weight_scales: str = _setting("tensor", "one scale per weight tensor (the CDM-QTA paper), or per output channel")
-    rounding: str = _setting("nearest", "of gradients: nearest or stochastic")
-    method: str = _setting("lora", "lora, or IntLoRA's integer weights: intlora-mul, intlora-shift (docs/intlora.md)")
-    bits: int = _setting(8, "IntLoRA: bits of the frozen weights and of the adaptation term, 2 to 8")
-    remedies: str = _setting("all", "IntLoRA: all, none (the paper's form), or some of zeros,scale,range")
-    gradient_checkpointing: bool = _setting(False, "keep fewer activations, compute them twice")
-    checkpoint_every: int = _setting(500, "steps between checkpoints; 0 turns them off")
-    keep_checkpoints: int = _setting(2, "how many of the newest checkpoints stay")
-    resume: bool = _setting(False, "go on from the newest checkpoint in the output folder")
-    threads: int = _setting(0, "CPU threads; 0 leaves it to torch")
+    adapt: str = setting("", "layers that get an adapter: kv, attention; empty means kv for targets kv, else attention")
+    steps: int = setting(1000, "optimizer steps")
+    batch: int = setting(1, "pictures per micro-batch, over all processes")
+    accumulation: int = setting(1, "micro-batches per optimizer step")
+    learning_rate: float = setting(1e-4, "peak learning rate")
+    schedule: str = setting("constant", "learning rate schedule")
+    warmup: int = setting(0, "steps of linear warm-up")
+    weight_decay: float = setting(1e-2, "AdamW weight decay")
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 turns it off")
+    seed: int = setting(0, "of the adapter's first values, the order of pictures, noise and stochastic rounding")
+    resolution: int = setting(0, "pixels of the square that pictures are cropped to; 0 means the model's own")
+    random_flip: bool = setting(False, "mirror pictures at random")
+    snr_gamma: float = setting(0.0, "min-SNR loss weight; 0 turns it off")
+    noise_offset: float = setting(0.0, "strength of noise that is constant over a picture")
+    caption_dropout: float = setting(0.0, "share of captions replaced by the empty one")
+    precision: str = setting("int8", "int8: GEMMs of the adapted layers run on the device; float32: all in torch")
+    backend: str = setting("emulator", "device: emulator, csim, board")
+    board: str = setting("", "preset of the array (systolora boards); empty means 64 x 64")
+    emulated_board: str = setting("", "with --backend board: run the real driver on this emulated board")
+    weight_scales: str = setting("tensor", "one scale per weight tensor (the CDM-QTA paper), or per output channel")
+    rounding: str = setting("nearest", "of gradients: nearest or stochastic")
+    method: str = setting("lora", "lora, or IntLoRA's integer weights: intlora-mul, intlora-shift (docs/intlora.md)")
+    bits: int = setting(8, "IntLoRA: bits of the frozen weights and of the adaptation term, 2 to 8")
+    remedies: str = setting("all", "IntLoRA: all, none (the paper's form), or some of zeros,scale,range")
+    gradient_checkpointing: bool = setting(False, "keep fewer activations, compute them twice")
+    checkpoint_every: int = setting(500, "steps between checkpoints; 0 turns them off")
+    keep_checkpoints: int = setting(2, "how many of the newest checkpoints stay")
+    resume: bool = setting(False, "go on from the newest checkpoint in the output folder")
+    threads: int = setting(0, "CPU threads; 0 leaves it to torch")
 
     @property
     def lora_alpha(self) -> float:

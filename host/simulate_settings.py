@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from systolora.hls.config import ArrayConfig, board_config
 from systolora.hls.isa import Result
@@ -13,46 +12,43 @@ from systolora.sim.tile_times import Machine
 from systolora.sim.unit_times import ArrayKind
 
 from .errors import UserError
+from .settings import setting
 
 RESULTS = {"float32": Result.FLOAT32, "bfloat16": Result.BFLOAT16}
 COMPATIBLE = ("", "scalesim")
-
-
-def _setting(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
 
 
 @dataclass(frozen=True)
 class SimulateSettings:
     """Settings of one simulation."""
 
-    workload: str = _setting("sd15", "sd15, sd21, sdxl, pixart, sd3, flux, or a folder of a diffusers model")
-    targets: str = _setting(
+    workload: str = setting("sd15", "sd15, sd21, sdxl, pixart, sd3, flux, or a folder of a diffusers model")
+    targets: str = setting(
         "kv", "layers on the accelerator: kv (cross-attention key and value), attention, linear, all"
     )
-    adapt: str = _setting("kv", "layers that get an adapter: kv, attention, linear")
-    rank: int = _setting(4, "rank of the adapter")
-    batch: int = _setting(1, "pictures per step")
-    resolution: int = _setting(0, "pixels of the square; 0 means the model's own")
-    board: str = _setting("", "preset of the array (systolora boards); the options below change it")
-    rows: int = _setting(0, "rows of the array; 0 means the board's, or 64")
-    cols: int = _setting(0, "columns of the array; 0 means the board's, or 64")
-    bus_bytes: int = _setting(0, "width of each memory port in bytes; 0 means the board's, or 16")
-    clock_mhz: float = _setting(0.0, "clock; 0 means the board's, or 200")
-    dram_gbps: float = _setting(0.0, "bandwidth of device memory in GB/s; 0 means the board's, or 19.2")
-    latency_ns: float = _setting(READ_LATENCY_NS, "latency of device memory (an assumption, not measured)")
-    in_flight: int = _setting(
+    adapt: str = setting("kv", "layers that get an adapter: kv, attention, linear")
+    rank: int = setting(4, "rank of the adapter")
+    batch: int = setting(1, "pictures per step")
+    resolution: int = setting(0, "pixels of the square; 0 means the model's own")
+    board: str = setting("", "preset of the array (systolora boards); the options below change it")
+    rows: int = setting(0, "rows of the array; 0 means the board's, or 64")
+    cols: int = setting(0, "columns of the array; 0 means the board's, or 64")
+    bus_bytes: int = setting(0, "width of each memory port in bytes; 0 means the board's, or 16")
+    clock_mhz: float = setting(0.0, "clock; 0 means the board's, or 200")
+    dram_gbps: float = setting(0.0, "bandwidth of device memory in GB/s; 0 means the board's, or 19.2")
+    latency_ns: float = setting(READ_LATENCY_NS, "latency of device memory (an assumption, not measured)")
+    in_flight: int = setting(
         REQUESTS_IN_FLIGHT, "bursts that a port has in flight; 1 if each row waits for the one before"
     )
-    result: str = _setting("float32", "what GEMMs write and quantizations read: float32, bfloat16")
-    overlap: bool = _setting(
+    result: str = setting("float32", "what GEMMs write and quantizations read: float32, bfloat16")
+    overlap: bool = setting(
         True, "preload and drain beside the work, as built; off: blocks one after the other, skewed"
     )
-    compat: str = _setting("", "scalesim: totals as SCALE-Sim 3.0.0 reports them")
-    technology: str = _setting("fpga16nm", f"energy per operation: {', '.join(TECHNOLOGIES)}")
-    html: str = _setting("", "write a report to this file")
-    trace: str = _setting("", "write a Chrome/Perfetto trace of the step's instructions to this file")
-    trace_events: int = _setting(200_000, "events after which the trace ends")
+    compat: str = setting("", "scalesim: totals as SCALE-Sim 3.0.0 reports them")
+    technology: str = setting("fpga16nm", f"energy per operation: {', '.join(TECHNOLOGIES)}")
+    html: str = setting("", "write a report to this file")
+    trace: str = setting("", "write a Chrome/Perfetto trace of the step's instructions to this file")
+    trace_events: int = setting(200_000, "events after which the trace ends")
 
     def array_config(self) -> ArrayConfig:
         """The array: the board's preset or the default, with what was given changed.
