@@ -18,7 +18,7 @@ from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Axis, Gemm, Quantize, Result, ScaleMode, encode
 from systolora.sim.compiled import fastest_executor
 from systolora.sim.memory import DeviceMemory
-from systolora.sim.native import load_library, thread_count
+from systolora.sim.native import Unit, best_unit, load_library, thread_count
 
 from .tensors import ElementType, row_stride
 
@@ -51,7 +51,7 @@ class EmulatorSpeed:
     """What was measured.
 
     Attributes:
-        peak_gops: of the matrix unit on its registers alone, or of the fastest integer product where there is none.
+        peak_gops: of the fastest unit on its registers alone, or of the fastest integer product where there is none.
         share_of_peak: ours on 4096 x 1280 x 1280. worst_ratio: smallest `ratio`.
         layer_ratio: QUANTIZE, product and dequantization at 4096 x 320 x 320 over torch's bfloat16 linear.
     """
@@ -79,13 +79,13 @@ def bench_emulator(shapes: dict[tuple[int, int, int], int], repeats: int = 5) ->
     )
 
 
-def _matrix_peak() -> float:
-    """10**9 operations a second of the matrix unit on its registers alone; 0 without one."""
+def _unit_peak() -> float:
+    """10**9 operations a second of the fastest unit on its registers alone; 0 without one."""
     library = load_library()
-    if library is None or not library.systolora_has_gemm():
+    if library is None or best_unit(library) == Unit.NONE:
         return 0.0
-    products = library.systolora_peak(_PEAK_ROUNDS, thread_count())
-    return 2e-9 * products / _seconds(lambda: library.systolora_peak(_PEAK_ROUNDS, thread_count()))
+    run = partial(library.systolora_peak, _PEAK_ROUNDS, thread_count(), best_unit(library))
+    return 2e-9 * run() / _seconds(run)
 
 
 class _Bench:
@@ -119,7 +119,7 @@ class _Bench:
         peaks, shares = [], []
         for _ in range(repeats):
             speed = 2e-9 * m * n * k / _seconds(ours)
-            peaks.append(_matrix_peak() or max(speed, 2e-9 * m * n * k / _seconds(theirs)))
+            peaks.append(_unit_peak() or max(speed, 2e-9 * m * n * k / _seconds(theirs)))
             shares.append(speed / peaks[-1])
         return median(peaks), median(shares)
 

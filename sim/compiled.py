@@ -15,13 +15,13 @@ from systolora.hls.isa import INSTRUCTION_BYTES, Gemm, Quantize, decode
 from . import operands
 from .integer import IntegerGemm
 from .memory import ArenaBuffer, DeviceMemory
-from .native import load_library, thread_count
+from .native import Unit, best_unit, load_library, thread_count
 from .randoms import FLOAT_PATTERNS, GEMM_PATTERNS, random_gemm, random_patches, random_quantize
 from .reference import NonFiniteError
 from .trials import Trial, gemm_trial, quantize_trial
 from .whole import Executor, NumpyExecutor
 
-_NONFINITE = 1
+_NONFINITE, _NO_SUCH_UNIT = 1, 3
 
 
 class CompiledExecutor(Executor):
@@ -30,21 +30,21 @@ class CompiledExecutor(Executor):
     Args:
         config: the accelerator.
         library: the compiled kernels.
-        matrix_unit: whether the kernels multiply (they need AMX-INT8), or only quantize and dequantize.
+        unit: on which the kernels multiply; without one they only quantize and dequantize.
     """
 
-    def __init__(self, config: ArrayConfig, library: ctypes.CDLL, *, matrix_unit: bool) -> None:
+    def __init__(self, config: ArrayConfig, library: ctypes.CDLL, unit: Unit) -> None:
+        self.unit = unit
         self._bus_bytes = config.bus_bytes
         self._library = library
-        self._multiply = library.systolora_gemm if matrix_unit else None
-        self._integer = IntegerGemm() if not matrix_unit else None
+        self._integer = IntegerGemm() if unit == Unit.NONE else None
 
     def run_gemm(self, memory: DeviceMemory, op: Gemm, data: bytes) -> None:
         """See `Executor.run_gemm`."""
-        if self._multiply is not None:
-            _check(self._multiply(data, memory.pointer, memory.base, self._bus_bytes, thread_count()))
+        if self._integer is None:
+            run = self._library.systolora_gemm
+            _check(run(data, memory.pointer, memory.base, self._bus_bytes, thread_count(), self.unit))
             return
-        assert self._integer is not None
         sums = self._integer(operands.operand_a(memory, op, 0, op.m), operands.operand_b(memory, op, self._bus_bytes))
         pointer = sums.ctypes.data
         finish = self._library.systolora_epilogue
@@ -58,24 +58,23 @@ class CompiledExecutor(Executor):
 
 def fastest_executor(config: ArrayConfig) -> Executor:
     """The fastest execution that gives the reference's bits on this processor; a slower one gives a warning once."""
-    library = load_library()
-    matrix_unit = _proved_matrix_unit()
-    if library is None or matrix_unit is None:
+    library, unit = load_library(), proved_unit()
+    if library is None or unit is None:
         return NumpyExecutor(config)
-    return CompiledExecutor(config, library, matrix_unit=matrix_unit)
+    return CompiledExecutor(config, library, unit)
 
 
 @lru_cache(maxsize=1)
-def _proved_matrix_unit() -> bool | None:
-    """Whether the kernels may multiply (True), only quantize and dequantize (False), or must not be used (None)."""
+def proved_unit() -> Unit | None:
+    """The best unit on which the kernels give the reference's bits here; None if they must not be used at all."""
     library = load_library()
     if library is None:
         return None
-    for matrix_unit in (True, False) if library.systolora_has_gemm() else (False,):
-        wrong = self_check(partial(CompiledExecutor, library=library, matrix_unit=matrix_unit))
+    for unit in range(best_unit(library), -1, -1):
+        wrong = self_check(partial(CompiledExecutor, library=library, unit=Unit(unit)))
         if not wrong:
-            return matrix_unit
-        what = "matrix unit" if matrix_unit else "compiled kernels"
+            return Unit(unit)
+        what = f"{Unit(unit).name.lower()} unit" if unit else "compiled kernels"
         warnings.warn(f"the {what} gave wrong bits ({wrong}) and will not be used", RuntimeWarning, stacklevel=3)
     return None
 
@@ -119,5 +118,7 @@ def _some_trial(bench: _Bench, rng: np.random.Generator, index: int) -> Trial:
 def _check(code: int) -> None:
     if code == _NONFINITE:
         raise NonFiniteError("quantize: the tensor holds a NaN or an infinity")
+    if code == _NO_SUCH_UNIT:
+        raise RuntimeError("the emulator's kernels were asked for a unit that this processor does not have")
     if code:
         raise MemoryError("the computer has no memory left for the working space of an emulated instruction")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from systolora.hls.isa import FIELDS, Field, Opcode
 
 SOURCES = Path(__file__).parent / "kernels"
 UNITS = ("quantize.cpp", "gemm.cpp", "peak.cpp")
-HEADERS = ("floats.hpp", "support.hpp", "epilogue.hpp", "pack.hpp")
+HEADERS = (
+    *("floats.hpp", "support.hpp", "epilogue.hpp", "pack.hpp", "product.hpp"),
+    *("matrix_unit.hpp", "vector_unit.hpp", "dots.hpp"),
+)
 FLAGS = (
     *("-std=c++20", "-O3", "-march=native", "-shared", "-fPIC", "-fopenmp"),
     # No fused multiply-add: each operation is rounded. The other two only say that nobody looks at errno and at the
@@ -36,6 +40,14 @@ WIDE_VECTORS = "-mprefer-vector-width=512"
 
 _PARAMETERS = (ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_int)
 """Of every kernel: the instruction, host and device address of the memory, bytes of a bus word, threads."""
+
+
+class Unit(IntEnum):
+    """What multiplies in the kernels, worst first: nothing (they only quantize and dequantize), AVX512-VNNI, AMX-INT8."""
+
+    NONE = 0
+    VECTOR = 1
+    MATRIX = 2
 
 
 class BuildError(RuntimeError):
@@ -99,11 +111,15 @@ def load_library() -> ctypes.CDLL | None:
         return None
     library.systolora_quantize.argtypes = list(_PARAMETERS)
     library.systolora_epilogue.argtypes = [*_PARAMETERS, ctypes.c_void_p]
-    library.systolora_peak.argtypes = [ctypes.c_int64, ctypes.c_int]
+    library.systolora_peak.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_int]
     library.systolora_peak.restype = ctypes.c_double
-    if library.systolora_has_gemm():
-        library.systolora_gemm.argtypes = list(_PARAMETERS)
+    library.systolora_gemm.argtypes = [*_PARAMETERS, ctypes.c_int]
     return library
+
+
+def best_unit(library: ctypes.CDLL) -> Unit:
+    """The fastest unit of this processor that the kernels can multiply on."""
+    return Unit(library.systolora_best_unit())
 
 
 def thread_count() -> int:

@@ -35,8 +35,7 @@ class Epilogue {
     // Finishes rows m0 .. of C in columns n0 .. ; `sums` is int32 [rows, columns] with `stride` values from row to row.
     // The rows' last bus word is filled up with zeros if these are the last columns.
     void finish(const int32_t* sums, int64_t stride, int64_t m0, int64_t rows, int64_t n0, int64_t columns) const {
-        const int64_t size = op_.result == kBfloat16 ? 2 : 4;
-        const int64_t padding = n0 + columns == op_.n ? round_up(columns * size, memory_.bus_bytes) - columns * size : 0;
+        const int64_t size = value_bytes();
         for (int64_t i = 0; i < rows; ++i) {
             uint8_t* out = memory_.at<uint8_t>(op_.c_address + (m0 + i) * op_.c_stride) + n0 * size;
             for (int64_t j = 0; j < columns; j += kLine) {
@@ -50,7 +49,16 @@ class Epilogue {
                 }
                 if (streaming_) stream(line, out + j * size, count * size);
             }
-            std::memset(out + columns * size, 0, padding);
+        }
+        pad(m0, rows, n0, columns);
+    }
+
+    // Fills up the last bus word of rows with zeros, if these are the last columns.
+    void pad(int64_t m0, int64_t rows, int64_t n0, int64_t columns) const {
+        const int64_t bytes = (n0 + columns) * value_bytes(), padding = round_up(bytes, memory_.bus_bytes) - bytes;
+        if (n0 + columns < op_.n || padding == 0) return;
+        for (int64_t i = 0; i < rows; ++i) {
+            std::memset(memory_.at<uint8_t>(op_.c_address + (m0 + i) * op_.c_stride) + bytes, 0, padding);
         }
     }
 
@@ -62,6 +70,8 @@ class Epilogue {
     }
 
   private:
+    int64_t value_bytes() const { return op_.result == kBfloat16 ? 2 : 4; }
+
     std::vector<float> vector(int64_t mode, uint64_t address, int64_t length) const {
         if (mode == kNone) return {};
         const float* values = memory_.at<float>(address);

@@ -1,11 +1,14 @@
-// Brings the operands of a GEMM into the order in which the matrix unit reads them.
+// Brings the operands of a GEMM into the order in which the processor's units read them.
 //
-// A: rows of int8, k padded with zeros to whole steps of 64.
+// A: rows of int8; where they are copied, k is padded with zeros to whole steps of 64.
 // B: panels of 32 columns; per step of 64 two tiles, one per 16 columns; row r of a tile holds for each column the four
-// values k = 4 r .. 4 r + 3, as the unit multiplies four at a time.
+// values k = 4 r .. 4 r + 3, as the units multiply four at a time.
 #pragma once
 
 #include <immintrin.h>
+
+#include <array>
+#include <utility>
 
 #include "fields.hpp"
 #include "floats.hpp"
@@ -17,6 +20,29 @@ constexpr int64_t kStep = 64;          // values of k that one tile holds
 constexpr int64_t kTile = 16;          // rows of A, or columns of B, in a tile
 constexpr int64_t kPanel = 2 * kTile;  // columns of B in a panel
 constexpr int64_t kPanelStepBytes = kPanel * kStep;
+constexpr int64_t kAhead = 4 * kStep;  // bytes of a row that are fetched before they are packed: rows lie too far apart to be guessed
+
+// Up to 32 rows of A, in the order of the unit.
+struct Rows {
+    int64_t count;
+    const int8_t* bytes;
+    int64_t stride;
+};
+
+// How a panel lies in memory: bytes from tile to tile of a step and from row to row of a tile. Each value but the zeros beyond k is
+// XORed with `kFlip`.
+struct TilePanel {
+    static constexpr int64_t kTileBytes = kTile * kStep;
+    static constexpr int64_t kRowBytes = kStep;
+    static constexpr int8_t kFlip = 0;
+};
+struct VectorPanel {
+    static constexpr int64_t kTileBytes = kStep;
+    static constexpr int64_t kRowBytes = 2 * kStep;
+    static constexpr int8_t kFlip = -128;
+};
+
+inline int64_t ceil_div(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 
 // Transposes a matrix of 16 x 16 values of 32 bits.
 inline void transpose_words(__m512i rows[16]) {
@@ -51,23 +77,22 @@ inline __mmask64 first_bytes(int64_t count) {
 }
 
 // A tile from 16 columns of B that are stored as rows: `load(column)` gives 64 values of k of one of them.
-template <typename Load>
+template <typename Panel, typename Load>
 void pack_tile_of_rows(const Load& load, int8_t* tile) {
     __m512i rows[16];
     for (int column = 0; column < 16; ++column) rows[column] = load(column);
     transpose_words(rows);
-    for (int r = 0; r < 16; ++r) _mm512_storeu_si512(tile + 64 * r, rows[r]);
+    for (int r = 0; r < 16; ++r) _mm512_storeu_si512(tile + Panel::kRowBytes * r, rows[r]);
 }
 
 // A tile from 64 rows of 16 values of B: `load(row)` gives 16 values of one of them.
-template <typename Load>
+template <typename Panel, typename Load>
 void pack_tile_of_columns(const Load& load, int8_t* tile) {
     for (int r = 0; r < 16; ++r) {
-        const __m128i low01 = _mm_unpacklo_epi8(load(4 * r), load(4 * r + 1));
-        const __m128i high01 = _mm_unpackhi_epi8(load(4 * r), load(4 * r + 1));
-        const __m128i low23 = _mm_unpacklo_epi8(load(4 * r + 2), load(4 * r + 3));
-        const __m128i high23 = _mm_unpackhi_epi8(load(4 * r + 2), load(4 * r + 3));
-        __m128i* out = reinterpret_cast<__m128i*>(tile + 64 * r);
+        const __m128i row0 = load(4 * r), row1 = load(4 * r + 1), row2 = load(4 * r + 2), row3 = load(4 * r + 3);
+        const __m128i low01 = _mm_unpacklo_epi8(row0, row1), high01 = _mm_unpackhi_epi8(row0, row1);
+        const __m128i low23 = _mm_unpacklo_epi8(row2, row3), high23 = _mm_unpackhi_epi8(row2, row3);
+        __m128i* out = reinterpret_cast<__m128i*>(tile + Panel::kRowBytes * r);
         _mm_storeu_si128(out, _mm_unpacklo_epi16(low01, low23));
         _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low01, low23));
         _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(high01, high23));
@@ -75,6 +100,7 @@ void pack_tile_of_columns(const Load& load, int8_t* tile) {
     }
 }
 
+template <typename Panel>
 class OperandB {
   public:
     OperandB(const GemmFields& op, const Memory& memory) : op_(op), memory_(memory) {
@@ -83,36 +109,43 @@ class OperandB {
         block_rows_ = round_up(op.n, memory.bus_bytes);
     }
 
-    // Packs `steps` steps of columns n0 .. n0 + 31; columns from n on and rows from k on are zero.
+    // Packs `steps` steps of columns n0 .. n0 + 31; rows from k on are zero, columns from n on may hold anything.
     void pack_panel(int64_t n0, int64_t first_step, int64_t steps, int8_t* panel) const {
         for (int64_t step = first_step; step < first_step + steps; ++step) {
-            for (int64_t tile = 0; tile < 2; ++tile, panel += kTile * kStep) {
-                pack_tile(n0 + tile * kTile, step * kStep, panel);
+            for (int64_t tile = 0; tile < 2; ++tile) {
+                pack_tile(n0 + tile * kTile, step * kStep, panel + tile * Panel::kTileBytes);
             }
+            panel += kPanelStepBytes;
         }
     }
 
   private:
     void pack_tile(int64_t n0, int64_t k0, int8_t* tile) const {
         const int64_t columns = op_.n - n0;
-        if (columns <= 0) {
-            std::memset(tile, 0, kTile * kStep);
-        } else if (op_.b_form) {
-            pack_tile_of_rows(
-                [&](int column) { return column < columns ? reversed(n0 + column, k0) : _mm512_setzero_si512(); }, tile);
+        if (columns <= 0) return;
+        const __mmask64 inside = first_bytes(op_.k - k0);
+        const __m512i flip = _mm512_maskz_set1_epi8(inside, Panel::kFlip);
+        if (op_.b_form) {
+            pack_tile_of_rows<Panel>(
+                [&](int column) { return column < columns ? _mm512_xor_si512(reversed(n0 + column, k0), flip) : flip; }, tile);
         } else if (op_.transpose_b) {
-            const __mmask64 inside = first_bytes(op_.k - k0);
             const int8_t* first = memory_.at<int8_t>(op_.b_address) + n0 * op_.b_stride + k0;
-            pack_tile_of_rows(
+            pack_tile_of_rows<Panel>(
                 [&](int column) {
-                    return _mm512_maskz_loadu_epi8(column < columns ? inside : 0, first + column * op_.b_stride);
+                    const int8_t* line = first + column * op_.b_stride;
+                    _mm_prefetch(line + kAhead, _MM_HINT_T0);
+                    return _mm512_xor_si512(_mm512_maskz_loadu_epi8(column < columns ? inside : 0, line), flip);
                 },
                 tile);
         } else {
-            const __mmask16 inside = static_cast<__mmask16>(first_bytes(columns));
+            const __mmask16 there = static_cast<__mmask16>(first_bytes(columns));
             const int8_t* first = memory_.at<int8_t>(op_.b_address) + k0 * op_.b_stride + n0;
-            pack_tile_of_columns(
-                [&](int row) { return _mm_maskz_loadu_epi8(k0 + row < op_.k ? inside : 0, first + row * op_.b_stride); },
+            pack_tile_of_columns<Panel>(
+                [&](int row) {
+                    if (k0 + row >= op_.k) return _mm_setzero_si128();
+                    const __m128i values = _mm_maskz_loadu_epi8(there, first + row * op_.b_stride);
+                    return _mm_xor_si128(values, _mm_set1_epi8(Panel::kFlip));
+                },
                 tile);
         }
     }
@@ -139,36 +172,34 @@ class OperandB {
 
 class OperandA {
   public:
-    OperandA(const GemmFields& op, const Memory& memory) : op_(op), memory_(memory) {
-        const bool whole_lines = (op.a_address | op.a_stride | op.k) % kStep == 0;
-        in_place_ = op.a_form == 0 && !op.transpose_a && whole_lines;
+    // `whole_tiles`: the unit reads 16 or 32 rows of whole cache lines, whatever lies in the last ones.
+    OperandA(const GemmFields& op, const Memory& memory, bool whole_tiles) : op_(op), memory_(memory) {
+        // Rows are a whole number of bus words apart, so that there always are four values where there is one.
+        const bool readable = !whole_tiles || (op.a_address | op.a_stride | op.k) % kStep == 0;
+        in_place_ = op.a_form == 0 && !op.transpose_a && readable;
+        row_unit_ = whole_tiles ? kTile : 1;
     }
 
-    // Some steps of rows m0 .. m0 + count - 1: where they lie, if they are whole cache lines, or copied to `block`. `stride`
-    // holds the bytes from row to row of `block` and becomes those of the result. Rows after the last may hold anything,
-    // but there are always 16 or 32 of them.
-    const int8_t* rows(int64_t m0, int64_t count, int64_t first_step, int64_t steps, int8_t* block,
-                       int64_t* stride) const {
-        if (in_place_ && count % kTile == 0) {
-            const int64_t offset = m0 * op_.a_stride + first_step * kStep;
-            *stride = op_.a_stride;
-            return memory_.at<int8_t>(op_.a_address) + offset;
+    // Values begin .. end - 1 of rows m0 .. m0 + count - 1: where they lie, or copied to `block`, whose rows are `stride` bytes
+    // apart, with zeros up to a whole step.
+    Rows rows(int64_t m0, int64_t count, int64_t begin, int64_t end, int8_t* block, int64_t stride) const {
+        if (in_place_ && count % row_unit_ == 0) {
+            return {count, memory_.at<int8_t>(op_.a_address) + m0 * op_.a_stride + begin, op_.a_stride};
         }
-        const int64_t begin = first_step * kStep, end = std::min(op_.k, begin + steps * kStep);
         if (op_.a_form == 0 && op_.transpose_a) {
-            pack_transposed(m0, count, begin, end, block, *stride);
-            return block;
+            pack_transposed(m0, count, begin, end, block, stride);
+            return {count, block, stride};
         }
         for (int64_t i = 0; i < count; ++i) {
-            int8_t* row = block + i * *stride;
+            int8_t* row = block + i * stride;
             if (op_.a_form) {
                 pack_patch(m0 + i, begin, end, row);
             } else {
                 std::memcpy(row, memory_.at<int8_t>(op_.a_address) + (m0 + i) * op_.a_stride + begin, end - begin);
             }
-            std::memset(row + (end - begin), 0, begin + steps * kStep - end);
+            std::memset(row + (end - begin), 0, round_up(end - begin, kStep) - (end - begin));
         }
-        return block;
+        return {count, block, stride};
     }
 
   private:
@@ -211,7 +242,7 @@ class OperandA {
                 const auto load = [&](int row) {
                     return _mm_maskz_loadu_epi8(k0 + row < end ? inside : 0, first + row * op_.a_stride);
                 };
-                pack_tile_of_columns(load, tile);
+                pack_tile_of_columns<TilePanel>(load, tile);
                 __m512i rows[16];
                 for (int r = 0; r < 16; ++r) rows[r] = _mm512_load_si512(tile + 64 * r);
                 transpose_words(rows);
@@ -223,6 +254,7 @@ class OperandA {
     const GemmFields& op_;
     const Memory& memory_;
     bool in_place_;
+    int64_t row_unit_;  // a block in place has a multiple of this many rows
 };
 
 }  // namespace systolora

@@ -1,27 +1,17 @@
-// The matrix unit's own speed: products of what lies in its registers, nothing loaded or stored. A yardstick for benchmarks.
+// A unit's own speed: products of what lies in its registers, nothing loaded or stored. A yardstick for benchmarks.
 
-#include "support.hpp"
-
-#ifdef __AMX_INT8__
-#include <immintrin.h>
+#include "matrix_unit.hpp"
+#include "vector_unit.hpp"
 
 namespace systolora {
 namespace {
 
-constexpr int kProductsInFlight = 4;                            // independent sums, so that no product waits for another
-constexpr double kMultiplyAccumulates = 16.0 * 16.0 * 64.0;     // of one product of two tiles
+#ifdef SYSTOLORA_AMX
+// Multiply-accumulates of one round: four products of two tiles into independent sums, so that none waits for another.
+constexpr double kTileRound = 4 * 16.0 * 16.0 * 64.0;
 
-void multiply_registers(int64_t rounds) {
-    struct {
-        uint8_t palette = 1;
-        uint8_t start_row = 0;
-        uint8_t reserved[14] = {};
-        uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } config;
-    // The compiler thinks that the instruction reads the first eight bytes only, and would leave the others out.
-    asm volatile("" : : "r"(&config) : "memory");
-    _tile_loadconfig(&config);
+void multiply_tile_registers(int64_t rounds) {
+    const TileRegisters registers;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -34,21 +24,45 @@ void multiply_registers(int64_t rounds) {
         _tile_dpbssd(2, 4, 5);
         _tile_dpbssd(3, 4, 5);
     }
-    _tile_release();
 }
+#endif
+
+#ifdef SYSTOLORA_VNNI
+constexpr int kVectorSums = 16;
+constexpr int kVectorTurns = 32;                                 // so that a round takes about as long as one of the matrix unit
+constexpr double kVectorRound = kVectorTurns * kVectorSums * 64.0;
+
+void multiply_vector_registers(int64_t rounds) {
+    const __m512i factor = _mm512_set1_epi8(1);
+    __m512i sums[kVectorSums];
+#pragma GCC unroll 16
+    for (__m512i& sum : sums) sum = _mm512_setzero_si512();
+    for (int64_t turn = 0; turn < rounds * kVectorTurns; ++turn) {
+#pragma GCC unroll 16
+        // In assembler: the compiler would see that nobody looks at the sums.
+        for (__m512i& sum : sums) asm volatile("vpdpbusd %1, %1, %0" : "+v"(sum) : "v"(factor));
+    }
+}
+#endif
 
 }  // namespace
 }  // namespace systolora
-#endif
 
-// Runs `rounds` rounds in each thread and returns the multiply-accumulates done; 0 where there is no matrix unit. The caller
-// asked for the tile registers before (systolora_has_gemm).
-extern "C" double systolora_peak(int64_t rounds, int threads) {
-#ifdef __AMX_INT8__
+// Runs `rounds` rounds on a unit in each thread and returns the multiply-accumulates done; 0 without the unit.
+extern "C" double systolora_peak(int64_t rounds, int threads, int unit) {
     using namespace systolora;
-    run_threads(threads, [&](int) { multiply_registers(rounds); });
-    return kMultiplyAccumulates * kProductsInFlight * static_cast<double>(rounds) * threads;
-#else
-    return 0.0;
+    static_cast<void>(rounds), static_cast<void>(threads), static_cast<void>(unit);
+#ifdef SYSTOLORA_AMX
+    if (unit == kMatrixUnit && request_tiles()) {
+        run_threads(threads, [&](int) { multiply_tile_registers(rounds); });
+        return kTileRound * static_cast<double>(rounds) * threads;
+    }
 #endif
+#ifdef SYSTOLORA_VNNI
+    if (unit == kVectorUnit) {
+        run_threads(threads, [&](int) { multiply_vector_registers(rounds); });
+        return kVectorRound * static_cast<double>(rounds) * threads;
+    }
+#endif
+    return 0.0;
 }

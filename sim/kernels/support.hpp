@@ -39,7 +39,7 @@ struct Range {
     int64_t begin;
     int64_t end;
 
-    Range(int64_t length, int64_t unit, int index, int count) {
+    Range(int64_t length, int64_t unit, int64_t index, int64_t count) {
         const int64_t units = (length + unit - 1) / unit;
         begin = std::min(length, units * index / count * unit);
         end = std::min(length, units * (index + 1) / count * unit);
@@ -71,8 +71,12 @@ class Scratch {
     size_t size_ = 0;
 };
 
+// What multiplies, worst first. systolora.sim.native.Unit has the same numbers.
+enum UnitKind { kNoUnit = 0, kVectorUnit = 1, kMatrixUnit = 2 };
+
 constexpr int kOk = 0;
 constexpr int kNonFinite = 1;
 constexpr int kNoMemory = 2;
+constexpr int kNoSuchUnit = 3;
 
 }  // namespace systolora

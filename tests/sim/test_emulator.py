@@ -32,7 +32,7 @@ from systolora.sim.counts import count_instruction
 from systolora.sim.device import DeviceError, Program
 from systolora.sim.emulator import EmulatorDevice
 from systolora.sim.memory import BufferMisuseError
-from systolora.sim.native import load_library
+from systolora.sim.native import Unit, best_unit, load_library
 from systolora.sim.randoms import FLOAT_PATTERNS, GEMM_PATTERNS, random_gemm, random_patches, random_quantize
 from systolora.sim.tiled import TiledExecutor
 from systolora.sim.trials import Trial, gemm_trial, join, quantize_trial
@@ -60,12 +60,11 @@ def small_config(rng: np.random.Generator) -> ArrayConfig:
 
 
 def executors(config: ArrayConfig) -> list[Executor]:
-    """Every way there is on this computer to execute an instruction; two to four."""
+    """Every way there is on this computer to execute an instruction; two to five."""
     ways: list[Executor] = [TiledExecutor(config), NumpyExecutor(config)]
     library = load_library()
     if library is not None:
-        units = (True, False) if library.systolora_has_gemm() else (False,)
-        ways += [CompiledExecutor(config, library, matrix_unit=unit) for unit in units]
+        ways += [CompiledExecutor(config, library, unit) for unit in Unit if unit <= best_unit(library)]
     return ways
 
 

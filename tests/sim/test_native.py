@@ -20,7 +20,8 @@ from systolora.hls.isa import FIELDS, Axis, Opcode, Result, Rounding, ScaleMode
 from systolora.sim import compiled, native
 from systolora.sim.compiled import CompiledExecutor, fastest_executor, self_check
 from systolora.sim.emulator import EmulatorDevice
-from systolora.sim.randoms import random_gemm, random_quantize
+from systolora.sim.native import Unit, best_unit
+from systolora.sim.randoms import GEMM_PATTERNS, random_gemm, random_quantize
 from systolora.sim.trials import gemm_trial, quantize_trial
 from systolora.sim.whole import NumpyExecutor
 
@@ -40,7 +41,7 @@ def library() -> ctypes.CDLL:
 def fresh_caches() -> Iterator[None]:
     def clear() -> None:
         native.load_library.cache_clear()
-        compiled._proved_matrix_unit.cache_clear()
+        compiled.proved_unit.cache_clear()
 
     clear()
     yield
@@ -83,6 +84,48 @@ def test_any_number_of_threads_gives_the_same_bits(
             trial = quantize_trial(device, rng, op_quantize)
             device.run(trial.program)
             assert trial.mismatch() == ""
+
+
+@pytest.mark.parametrize("form", ["int32", "float"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 300, 640),
+        (3, 77, 5),
+        (4, 33, 1300),
+        (50, 4, 77),
+        (1100, 3, 320),
+        (1, 1, 4000),
+        (1030, 50, 1700),
+        (1024, 40, 77),
+    ],
+    ids=lambda shape: "x".join(map(str, shape)),
+)
+def test_each_unit_multiplies_what_it_has_a_way_of_its_own_for(
+    library: ctypes.CDLL, shape: tuple[int, int, int], form: str
+) -> None:
+    """Few rows, few columns, many rows in strips with k in parts; sums made in C, or finished on the way there."""
+    for unit in range(1, best_unit(library) + 1):
+        for seed, pattern in enumerate(GEMM_PATTERNS):
+            rng = np.random.default_rng(seed)
+            op = replace(random_gemm(BIG, rng, *shape), transpose_a=False, transpose_b=seed % 4 != 3, accumulate=False)
+            if form == "int32":
+                bare = {"scale_a": ScaleMode.NONE, "scale_b": ScaleMode.NONE, "bias": False, "result": Result.INT32}
+                op = replace(op, **bare)
+            with EmulatorDevice(BIG, 1 << 28, executor=CompiledExecutor(BIG, library, Unit(unit))) as device:
+                trial = gemm_trial(device, rng, op, pattern)
+                device.run(trial.program)
+                assert trial.mismatch() == ""
+
+
+def test_a_unit_that_is_not_there_writes_nothing(library: ctypes.CDLL) -> None:
+    if best_unit(library) == Unit.MATRIX:
+        pytest.skip("this processor has every unit")
+    rng = np.random.default_rng(0)
+    with EmulatorDevice(CONFIG, 1 << 24, executor=CompiledExecutor(CONFIG, library, Unit.MATRIX)) as device:
+        trial = gemm_trial(device, rng, random_gemm(CONFIG, rng, 90, 90, 90))
+        with pytest.raises(RuntimeError, match="a unit that this processor does not have"):
+            device.run(trial.program)
 
 
 def test_a_large_result_is_written_past_the_caches(library: ctypes.CDLL) -> None:
@@ -149,7 +192,7 @@ def test_kernels_that_give_wrong_bits_are_not_used(
     class Wrong:
         """The kernels, but QUANTIZE does nothing."""
 
-        systolora_has_gemm = staticmethod(lambda: 0)
+        systolora_best_unit = staticmethod(lambda: 0)
         systolora_epilogue = library.systolora_epilogue
         systolora_quantize = staticmethod(lambda *arguments: 0)
 
@@ -160,21 +203,23 @@ def test_kernels_that_give_wrong_bits_are_not_used(
         assert isinstance(fastest_executor(CONFIG), NumpyExecutor)
 
 
-def test_a_matrix_unit_that_gives_wrong_bits_is_not_used(
-    library: ctypes.CDLL, fresh_caches: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.filterwarnings("ignore:the vector unit gave wrong bits")  # after the matrix unit, it is tried as well
+@pytest.mark.parametrize("unit", [Unit.VECTOR, Unit.MATRIX])
+def test_a_unit_that_gives_wrong_bits_is_not_used(
+    library: ctypes.CDLL, unit: Unit, fresh_caches: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong:
-        """The kernels, but the product does nothing."""
+        """The kernels, but the product does nothing, on any unit."""
 
-        systolora_has_gemm = staticmethod(lambda: 1)
+        systolora_best_unit = staticmethod(lambda: int(unit))
         systolora_gemm = staticmethod(lambda *arguments: 0)
         systolora_epilogue = library.systolora_epilogue
         systolora_quantize = library.systolora_quantize
 
     monkeypatch.setattr(compiled, "load_library", Wrong)
-    with pytest.warns(RuntimeWarning, match="the matrix unit gave wrong bits"):
+    with pytest.warns(RuntimeWarning, match=f"the {unit.name.lower()} unit gave wrong bits"):
         executor = fastest_executor(CONFIG)
-    assert isinstance(executor, CompiledExecutor) and executor._multiply is None
+    assert isinstance(executor, CompiledExecutor) and executor.unit == Unit.NONE
     assert self_check(lambda config: executor if config == CONFIG else fastest_executor(config)) == ""
 
 
@@ -190,7 +235,7 @@ def test_other_processors_get_the_same_bits(
     flags = [f"-march={architecture}" if flag == "-march=native" else flag for flag in native.FLAGS]
     monkeypatch.setattr(native, "_flags", lambda: flags)
     executor = fastest_executor(CONFIG)
-    assert isinstance(executor, CompiledExecutor) and executor._multiply is None
+    assert isinstance(executor, CompiledExecutor) and executor.unit == Unit.NONE
 
 
 def test_they_can_be_left_out(fresh_caches: None, monkeypatch: pytest.MonkeyPatch) -> None:
