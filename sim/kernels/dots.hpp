@@ -11,6 +11,7 @@ namespace systolora {
 class Dots {
   public:
     static constexpr int64_t kFew = 4;
+    static constexpr int64_t kThreadProducts = 128 << 10;  // multiply-accumulates that are worth another thread
     static constexpr int64_t kShort = 32;  // with less along k, vectors are mostly empty
     static constexpr int64_t kLong = 256;  // with less, adding up the vectors of a few rows takes longer than packing
 
@@ -20,7 +21,8 @@ class Dots {
         return along_k && op.k >= kShort && (op.n <= kFew || few_rows);
     }
 
-    Dots(const GemmFields& op, const Memory& memory) : op_(op), memory_(memory), epilogue_(op, memory) {
+    Dots(const GemmFields& op, const Memory& memory, int threads) : op_(op), memory_(memory), epilogue_(op, memory) {
+        threads_ = static_cast<int>(std::clamp<int64_t>(op.m * op.n * op.k / kThreadProducts, 1, threads));
         const Operand a{memory.at<int8_t>(op.a_address), op.a_stride, op.m};
         const Operand b{memory.at<int8_t>(op.b_address), op.b_stride, op.n};
         few_columns_ = op.n <= kFew;
@@ -43,15 +45,18 @@ class Dots {
         }
         few_ = {reinterpret_cast<int8_t*>(room), stride, few_.rows};
         VectorUnit::row_offsets({few_.rows, few_.bytes, few_.stride}, op_.k, offsets_);
-        for (int64_t i = 0; i < many_.rows; i += 4) {
-            if (few_columns_) {
-                multiply_few_columns(i);
-            } else if (few_.rows == 1) {
-                multiply_row(i);
-            } else {
-                multiply_few_rows(i);
+        run_threads(threads_, [&](int index) {
+            const Range own(many_.rows, 4, index, threads_);
+            for (int64_t i = own.begin; i < own.end; i += 4) {
+                if (few_columns_) {
+                    multiply_few_columns(i);
+                } else if (few_.rows == 1) {
+                    multiply_row(i);
+                } else {
+                    multiply_few_rows(i);
+                }
             }
-        }
+        });
         if (in_place_) {
             epilogue_.pad(0, op_.m, 0, op_.n);
         } else {
@@ -145,6 +150,7 @@ class Dots {
     const GemmFields& op_;
     const Memory& memory_;
     const Epilogue epilogue_;
+    int threads_;
     bool few_columns_;
     bool in_place_;
     Operand few_;

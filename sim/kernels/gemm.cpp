@@ -42,7 +42,7 @@ extern "C" int systolora_gemm(const uint64_t* words, uint8_t* bytes, uint64_t ba
     const Memory memory{bytes, base, bus_bytes};
     const bool small = op.m * op.n * op.k < kSmallProducts;
 #ifdef SYSTOLORA_VNNI
-    if (unit != kNoUnit && Dots::fit(op)) return Dots(op, memory).run();
+    if (unit != kNoUnit && Dots::fit(op)) return Dots(op, memory, threads).run();
     if (unit == kVectorUnit || (unit == kMatrixUnit && small)) return Product<VectorUnit>(op, memory, threads).run();
 #endif
 #ifdef SYSTOLORA_AMX

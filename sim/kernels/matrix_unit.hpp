@@ -79,7 +79,8 @@ void multiply_tiles(const int8_t* a, int64_t a_stride, const int8_t* panel, int6
 }
 
 // What `Product` needs to know of the unit. Sizes by the caches of server processors that have it: 48 KB, 2 MB, and a slow third one.
-struct MatrixUnit {
+class MatrixUnit {
+  public:
     using Registers = TileRegisters;
     using Panel = TilePanel;
 
@@ -87,25 +88,38 @@ struct MatrixUnit {
     static constexpr int64_t kPartSteps = 40;        // steps of k at a time; the sums of the parts before wait in memory
     static constexpr int64_t kChunkSteps = 10;       // steps of a part at a time: 20 KB of A stay in the first cache
     static constexpr int64_t kGroupBytes = 1 << 20;  // of B at a time: stays in the second cache while all rows of A pass
+    static constexpr int64_t kThreadProducts = 8 << 20;  // multiply-accumulates that are worth another thread
     static constexpr bool kWholeTiles = true;        // reads 16 or 32 rows of whole cache lines, writes 16 or 32 columns
 
     // No sums are off by anything.
     static void row_offsets(const Rows&, int64_t, int32_t*) {}
 
-    // sums[rows, columns] (+)= A[rows, values] panel[values, columns]; at most 32 rows and columns.
-    static void multiply(const Rows& a, int64_t values, const int8_t* panel, int64_t columns, const int32_t*, int32_t* sums,
-                         int64_t stride, bool first) {
-        const int64_t steps = ceil_div(values, kStep);
+    // sums (+)= A B for at most 32 rows and `values` of k. The rows go in chunks of k that stay in the first cache.
+    static void multiply(const Rows& a, int64_t values, const Panels& b, const int32_t*, const Sums& sums) {
+        const int64_t steps = ceil_div(values, kStep), chunks = ceil_div(steps, kChunkSteps);
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+            const int64_t from = steps * chunk / chunks, length = steps * (chunk + 1) / chunks - from;
+            const Rows rows{a.count, a.bytes + from * kStep, a.stride};
+            const bool fresh = sums.fresh && chunk == 0;
+            for (int64_t n = 0; n < b.columns; n += kPanel) {
+                const int8_t* panel = b.bytes + n / kPanel * b.panel_bytes + from * kPanelStepBytes;
+                multiply_panel(rows, length, panel, b.columns - n, {sums.values + n, sums.stride, fresh});
+            }
+        }
+    }
+
+  private:
+    static void multiply_panel(const Rows& a, int64_t steps, const int8_t* panel, int64_t columns, const Sums& sums) {
         if (a.count > kTile) {
             if (columns > kTile) {
-                multiply_tiles<2, 2>(a.bytes, a.stride, panel, steps, sums, stride, first);
+                multiply_tiles<2, 2>(a.bytes, a.stride, panel, steps, sums.values, sums.stride, sums.fresh);
             } else {
-                multiply_tiles<2, 1>(a.bytes, a.stride, panel, steps, sums, stride, first);
+                multiply_tiles<2, 1>(a.bytes, a.stride, panel, steps, sums.values, sums.stride, sums.fresh);
             }
         } else if (columns > kTile) {
-            multiply_tiles<1, 2>(a.bytes, a.stride, panel, steps, sums, stride, first);
+            multiply_tiles<1, 2>(a.bytes, a.stride, panel, steps, sums.values, sums.stride, sums.fresh);
         } else {
-            multiply_tiles<1, 1>(a.bytes, a.stride, panel, steps, sums, stride, first);
+            multiply_tiles<1, 1>(a.bytes, a.stride, panel, steps, sums.values, sums.stride, sums.fresh);
         }
     }
 };

@@ -29,6 +29,20 @@ struct Rows {
     int64_t stride;
 };
 
+// Neighbouring panels of packed B, and how many columns of them there are.
+struct Panels {
+    const int8_t* bytes;
+    int64_t panel_bytes;
+    int64_t columns;
+};
+
+// int32 sums, whose rows lie `stride` values apart: to be added to, or, if they are fresh, to be made.
+struct Sums {
+    int32_t* values;
+    int64_t stride;
+    bool fresh;
+};
+
 // How a panel lies in memory: bytes from tile to tile of a step and from row to row of a tile. Each value but the zeros beyond k is
 // XORed with `kFlip`.
 struct TilePanel {

@@ -8,9 +8,10 @@ namespace systolora {
 
 constexpr int64_t kFewRows = 300;                // with fewer, half a group: then what it is packed from fits beside it
 constexpr int64_t kBandPanels = 20;              // panels whose sums are finished together, so that C is written in long runs
-constexpr int64_t kThreadProducts = 8 << 20;     // multiply-accumulates that are worth another thread
-constexpr int64_t kThreadPackBytes = 128 << 10;  // bytes of B that are worth another thread
-constexpr int64_t kSharedBytes = 4 << 20;        // of B, packed once for all; more is packed by the thread that uses it
+constexpr int64_t kThreadDepth = 32;              // writing a value of C takes at least as long as this many multiply-accumulates
+constexpr int64_t kThreadPackBytes = 32 << 10;  // bytes of B that are worth another thread
+constexpr int64_t kSmallBytes = 1 << 20;         // of B, packed once for all threads; more is packed by the thread that uses it,
+constexpr int64_t kSharedBytes = 4 << 20;        // unless there are many rows
 constexpr int64_t kStripRows = 512;              // of A at a time, if B is packed already: their sums stay in a cache
 
 // A group of panels of B stays in the second cache while the rows of A pass, some at a time, and so do their sums until they are
@@ -23,10 +24,13 @@ class Product {
         steps_ = ceil_div(op.k, kStep);
         panels_ = ceil_div(op.n, kPanel);
         parts_ = ceil_div(steps_, Unit::kPartSteps);
-        threads_ = static_cast<int>(std::clamp<int64_t>(op.m * op.n * op.k / kThreadProducts, 1, threads));
-        const bool small_b = panels_ * steps_ * kPanelStepBytes <= kSharedBytes;
-        by_rows_ = threads_ == 1 || (op.m >= threads_ * 2 * kPanel && (small_b || panels_ < 4 * threads_));
-        packed_before_ = by_rows_ && (threads_ > 1 || (small_b && op.m >= 2 * kStripRows));
+        const int64_t products = op.m * op.n * std::max(op.k, kThreadDepth);
+        threads_ = static_cast<int>(std::clamp<int64_t>(products / Unit::kThreadProducts, 1, threads));
+        const int64_t b_bytes = panels_ * steps_ * kPanelStepBytes;
+        const bool strips = op.m >= 2 * kStripRows * threads_ && b_bytes <= kSharedBytes;
+        const bool shared_b = strips || b_bytes <= kSmallBytes || panels_ < 4 * threads_;
+        by_rows_ = threads_ == 1 || (op.m >= threads_ * 2 * kPanel && shared_b);
+        packed_before_ = by_rows_ && (threads_ > 1 || strips);
         strip_rows_ = packed_before_ ? kStripRows : round_up(op.m, kPanel);
         const int64_t own_panels = by_rows_ ? panels_ : ceil_div(panels_, threads_);
         const int64_t group_bytes = op.m < kFewRows ? Unit::kGroupBytes / 2 : Unit::kGroupBytes;
@@ -123,38 +127,14 @@ class Product {
                 const int64_t n0 = (first_panel + p) * kPanel;
                 const int64_t columns = std::min(std::min(kBandPanels, count - p) * kPanel, op_.n - n0);
                 int32_t* place = sums + (whole_sums_ ? row * sums_stride_ + n0 : 0);
-                multiply_band({a, end - begin, offsets}, panels + p * panel_bytes, panel_bytes, columns, place, part == 0);
+                const Panels right{panels + p * panel_bytes, panel_bytes, columns};
+                Unit::multiply(a, end - begin, right, offsets, {place, sums_stride_, part == 0});
                 if (part < parts_ - 1) continue;
                 if (in_place_) {
                     epilogue_.pad(m0, lines, n0, columns);
                 } else {
                     epilogue_.finish(place, sums_stride_, m0, lines, n0, columns);
                 }
-            }
-        }
-    }
-
-    // Rows of A, how many values each has, and what is added to the sums of each.
-    struct Band {
-        Rows rows;
-        int64_t values;
-        const int32_t* offsets;
-    };
-
-    // The sums of some rows in some neighbouring panels. The rows go in chunks of k that stay in the first cache.
-    void multiply_band(const Band& a, const int8_t* panels, int64_t panel_bytes, int64_t columns, int32_t* sums, bool first) {
-        static constexpr int32_t kNoOffsets[kPanel] = {};
-        const int64_t steps = ceil_div(a.values, kStep);
-        const int64_t chunks = Unit::kChunkSteps < Unit::kPartSteps ? ceil_div(steps, Unit::kChunkSteps) : 1;
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-            const int64_t from = steps * chunk / chunks, to = steps * (chunk + 1) / chunks;
-            const int64_t values = std::min(a.values, to * kStep) - from * kStep;
-            const Rows rows{a.rows.count, a.rows.bytes + from * kStep, a.rows.stride};
-            const int32_t* offsets = chunk == 0 ? a.offsets : kNoOffsets;
-            const bool fresh = first && chunk == 0;
-            for (int64_t n = 0; n < columns; n += kPanel) {
-                const int8_t* panel = panels + n / kPanel * panel_bytes + from * kPanelStepBytes;
-                Unit::multiply(rows, values, panel, std::min(kPanel, columns - n), offsets, sums + n, sums_stride_, fresh);
             }
         }
     }

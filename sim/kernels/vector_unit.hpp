@@ -56,46 +56,52 @@ inline __m128i row_sums(const int8_t* row0, const int8_t* row1, const int8_t* ro
     return sums_of_four(sum0, sum1, sum2, sum3);
 }
 
-// sums[Rows, 16 Vectors] (+)= A[Rows, 4 groups] panel[4 groups, 16 Vectors]; of the last 16 columns those of `last` are kept. The
-// loops must be unrolled while the compiler still can put each sum into a register of its own.
+// sums[Rows, 16 Vectors] (+)= A[Rows, 4 groups] panel[4 groups, 16 Vectors], for some panels one after the other; of the last 16
+// columns of each those of `last` are kept. The loops must be unrolled while the compiler still can put each sum into a register.
 template <int Rows, int Vectors>
-void multiply_vectors(const int8_t* a, int64_t a_stride, const int8_t* panel, int64_t groups, const int32_t* offsets,
-                      int32_t* sums, int64_t stride, bool first, __mmask16 last) {
-    __m512i total[Rows][Vectors];
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 2
-        for (int j = 0; j < Vectors; ++j) {
-            total[i][j] = _mm512_set1_epi32(offsets[i]);
-            if (first) continue;
-            const __m512i before = _mm512_maskz_loadu_epi32(j == Vectors - 1 ? last : 0xffff, sums + i * stride + 16 * j);
-            total[i][j] = _mm512_add_epi32(total[i][j], before);
-        }
-    }
-    for (int64_t group = 0; group < groups; ++group, a += 4, panel += VectorPanel::kRowBytes) {
-        __m512i b[Vectors];
-#pragma GCC unroll 2
-        for (int j = 0; j < Vectors; ++j) b[j] = _mm512_loadu_si512(panel + VectorPanel::kTileBytes * j);
+void multiply_vectors(const systolora::Rows& rows, int64_t groups, const Panels& panels, const int32_t* offsets, const Sums& sums,
+                      __mmask16 last) {
+    const int64_t a_stride = rows.stride, stride = sums.stride;
+    const bool fresh = sums.fresh;
+    for (int64_t column = 0; column < panels.columns; column += kPanel) {
+        const int8_t* a = rows.bytes;
+        const int8_t* panel = panels.bytes + column / kPanel * panels.panel_bytes;
+        int32_t* place = sums.values + column;
+        __m512i total[Rows][Vectors];
 #pragma GCC unroll 16
         for (int i = 0; i < Rows; ++i) {
-            int32_t four;
-            std::memcpy(&four, a + i * a_stride, sizeof four);
-            const __m512i left = _mm512_set1_epi32(four);
 #pragma GCC unroll 2
-            for (int j = 0; j < Vectors; ++j) add_products(total[i][j], b[j], left);
+            for (int j = 0; j < Vectors; ++j) {
+                total[i][j] = _mm512_set1_epi32(offsets[i]);
+                if (fresh) continue;
+                const __m512i before = _mm512_maskz_loadu_epi32(j == Vectors - 1 ? last : 0xffff, place + i * stride + 16 * j);
+                total[i][j] = _mm512_add_epi32(total[i][j], before);
+            }
         }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; ++i) {
+        for (int64_t group = 0; group < groups; ++group, a += 4, panel += VectorPanel::kRowBytes) {
+            __m512i b[Vectors];
 #pragma GCC unroll 2
-        for (int j = 0; j < Vectors; ++j) {
-            store_sums(sums + i * stride + 16 * j, total[i][j], j < Vectors - 1 ? 0xffff : last);
+            for (int j = 0; j < Vectors; ++j) b[j] = _mm512_loadu_si512(panel + VectorPanel::kTileBytes * j);
+#pragma GCC unroll 16
+            for (int i = 0; i < Rows; ++i) {
+                int32_t four;
+                std::memcpy(&four, a + i * a_stride, sizeof four);
+                const __m512i left = _mm512_set1_epi32(four);
+#pragma GCC unroll 2
+                for (int j = 0; j < Vectors; ++j) add_products(total[i][j], b[j], left);
+            }
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+            for (int j = 0; j < Vectors; ++j) {
+                store_sums(place + i * stride + 16 * j, total[i][j], j < Vectors - 1 ? 0xffff : last);
+            }
         }
     }
 }
 
-using VectorProduct = void (*)(const int8_t*, int64_t, const int8_t*, int64_t, const int32_t*, int32_t*, int64_t, bool,
-                               __mmask16);
+using VectorProduct = void (*)(const Rows&, int64_t, const Panels&, const int32_t*, const Sums&, __mmask16);
 
 constexpr int64_t kVectorRows = 12;  // with two vectors a row: 24 sums, two vectors of B and one of A in 32 registers
 
@@ -112,8 +118,8 @@ struct VectorUnit {
 
     static constexpr int64_t kRows = kVectorRows, kRowUnit = 1;
     static constexpr int64_t kPartSteps = 24;
-    static constexpr int64_t kChunkSteps = kPartSteps;
     static constexpr int64_t kGroupBytes = 1 << 19;
+    static constexpr int64_t kThreadProducts = 1 << 20;  // multiply-accumulates that are worth another thread
     static constexpr bool kWholeTiles = false;
 
     // -128 times the sum of each row.
@@ -126,13 +132,17 @@ struct VectorUnit {
         }
     }
 
-    // As `MatrixUnit::multiply`; writes no more than rows and columns. `offsets`: what is added to the sums of each row.
-    static void multiply(const Rows& a, int64_t values, const int8_t* panel, int64_t columns, const int32_t* offsets,
-                         int32_t* sums, int64_t stride, bool first) {
+    // As `MatrixUnit::multiply`, for at most kRows rows; writes no other columns. `offsets`: what is added to the sums of each row.
+    static void multiply(const Rows& a, int64_t values, const Panels& b, const int32_t* offsets, const Sums& sums) {
         static constexpr auto products = vector_products(std::make_integer_sequence<int, 2 * kVectorRows>());
-        const int64_t vectors = ceil_div(columns, 16);
-        const __mmask16 last = static_cast<__mmask16>(first_bytes(columns - 16 * (vectors - 1)));
-        products[2 * a.count + vectors - 3](a.bytes, a.stride, panel, ceil_div(values, 4), offsets, sums, stride, first, last);
+        const int64_t whole = b.columns / kPanel * kPanel, rest = b.columns - whole, groups = ceil_div(values, 4);
+        if (whole) products[2 * a.count - 1](a, groups, {b.bytes, b.panel_bytes, whole}, offsets, sums, 0xffff);
+        if (rest) {
+            const int64_t vectors = ceil_div(rest, 16);
+            const __mmask16 last = static_cast<__mmask16>(first_bytes(rest - 16 * (vectors - 1)));
+            const Panels panels{b.bytes + whole / kPanel * b.panel_bytes, b.panel_bytes, rest};
+            products[2 * a.count + vectors - 3](a, groups, panels, offsets, {sums.values + whole, sums.stride, sums.fresh}, last);
+        }
     }
 };
 
