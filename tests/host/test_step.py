@@ -6,15 +6,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import systolora
 import torch
 from diffusers import UNet2DConditionModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig
 from systolora.attention import offloaded_attention
 from systolora.hls.config import ArrayConfig
-from systolora.hls.isa import Gemm, OperandA, Result, ScaleMode
+from systolora.hls.isa import Axis, Gemm, OperandA, Result, ScaleMode
 from systolora.layer import OffloadedLayer
 from systolora.quantization import QuantizationConfig
 from systolora.session import Session
@@ -22,6 +23,7 @@ from systolora.sim import reference
 from systolora.sim.csim import CsimDevice
 from systolora.sim.device import Device
 from systolora.sim.emulator import EmulatorDevice
+from systolora.sim.tiled import TiledExecutor
 from systolora.workloads import StepOptions, trace_workload
 from torch import Tensor
 from torch.nn import functional
@@ -88,18 +90,42 @@ def test_attention_is_close_to_torch(dtype: torch.dtype) -> None:
         assert mine.dtype == dtype and error(mine, theirs) < ATTENTION_ERROR
 
 
-def test_attention_has_the_bits_of_the_reference() -> None:
-    torch.manual_seed(5)
-    q, k, v = (torch.randn(1, 2, rows, width) for rows, width in ((5, 12), (9, 12), (9, 7)))
-    got = offloaded_attention(layer(), q, k, v, scale=0.25)
+ROW, COLUMN = Axis.ROW, Axis.COLUMN
+
+
+def product(a: Tensor, a_axis: Axis, b: Tensor, b_axis: Axis, alpha: float = 1.0) -> Tensor:
+    """alpha A B as the reference has it; an A with column scales is given transposed, and so is a B with row scales."""
+    (left, left_scale), (right, right_scale) = (
+        reference.quantize(x.numpy(), axis) for x, axis in ((a, a_axis), (b, b_axis))
+    )
+    sums = reference.gemm_int32(left.T if a_axis == COLUMN else left, right.T if b_axis == ROW else right)
+    scales = {"scale_a": left_scale, "scale_b": right_scale}
+    return torch.from_numpy(reference.epilogue(sums, Result.FLOAT32, alpha=alpha, **scales))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=4, max_size=4), st.integers(0, 2**31))
+def test_attention_has_the_bits_of_the_reference(sizes: list[int], seed: int) -> None:
+    """Result and gradients of q, k and v, head by head."""
+    queries, keys, width, value_width = sizes
+    torch.manual_seed(seed)
+    shapes = ((queries, width), (keys, width), (keys, value_width), (queries, value_width))
+    q, k, v, grad_o = (torch.randn(1, 2, *shape) * torch.rand(()) * 4 for shape in shapes)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    got = offloaded_attention(layer(), *leaves, scale=0.25)
+    gradients = torch.autograd.grad(got, leaves, grad_o)
     for head in range(2):
-        a, b = (reference.quantize(x[0, head].numpy(), reference.Axis.ROW) for x in (q, k))
-        sums = reference.gemm_int32(a[0], b[0].T)
-        scores = reference.epilogue(sums, Result.FLOAT32, scale_a=a[1], scale_b=b[1], alpha=0.25)
-        p = torch.softmax(torch.from_numpy(scores), -1).numpy()
-        a, b = reference.quantize(p, reference.Axis.ROW), reference.quantize(v[0, head].numpy(), reference.Axis.COLUMN)
-        expected = reference.epilogue(reference.gemm_int32(a[0], b[0]), Result.FLOAT32, scale_a=a[1], scale_b=b[1])
-        assert np.array_equal(got[0, head].numpy(), expected)
+        q_, k_, v_, g_ = (x[0, head] for x in (q, k, v, grad_o))
+        p = torch.softmax(product(q_, ROW, k_, ROW, 0.25), -1)
+        products = product(g_, ROW, v_, ROW) * p
+        grad_s = products - p * products.sum(-1, keepdim=True)
+        expected = [
+            product(p, ROW, v_, COLUMN),
+            product(grad_s, ROW, k_, COLUMN, 0.25),
+            product(grad_s, COLUMN, q_, COLUMN, 0.25),
+            product(p, COLUMN, g_, COLUMN),
+        ]
+        assert all(torch.equal(x[0, head], y) for x, y in zip((got, *gradients), expected, strict=True))
 
 
 def test_attention_that_the_device_cannot_do_runs_in_torch_and_is_counted() -> None:
@@ -133,18 +159,21 @@ def test_an_undone_attention_is_torch_again() -> None:
     assert all(torch.equal(value, step(plain)[name]) for name, value in step(model).items())
 
 
-def test_c_simulation_computes_the_bits_of_a_whole_block() -> None:
-    """Down and up block with attention, resnets, strided convolution and upsampling, forward and backward."""
+def test_c_simulation_and_reference_compute_the_bits_of_a_whole_block() -> None:
+    """Down and up block with attention, resnets, strided convolution and upsampling, forward and backward; the kernels of the
+    emulator, the numpy reference tile by tile as the array has them, and the generated C++."""
     config = ArrayConfig(rows=8, cols=8, input_bytes=8192, weight_bytes=8192, output_bytes=16384, bus_bytes=16)
     sizes = {"block_out_channels": (8, 16), "norm_num_groups": 4, "cross_attention_dim": 32}
     found = []
-    for device in (EmulatorDevice(config), CsimDevice(config)):
+    tiled = EmulatorDevice(config, executor=TiledExecutor(config))
+    for device in (EmulatorDevice(config), tiled, CsimDevice(config)):
         with device:
             model = unet(**sizes)
             handle = systolora.offload(model, targets="all", device=device, attention_products=True)
             found.append(step(model, size=4))
             handle.undo()
-    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+    for other in found[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in found[0].items())
 
 
 def test_inputs_are_quantized_once_for_all_layers_that_they_feed() -> None:
