@@ -35,6 +35,7 @@ class GemmSpeed:
 
     Attributes:
         gops: 10**9 operations a second (a multiply-accumulate is two), by contender: median of the rounds.
+        spread: by contender, (slowest - fastest) / median of the rounds' times.
         ratio: time of torch's integer GEMM over ours, median of the rounds; above 1 ours is faster.
     """
 
@@ -43,6 +44,7 @@ class GemmSpeed:
     k: int
     count: int
     gops: dict[str, float]
+    spread: dict[str, float]
     ratio: float
 
 
@@ -107,8 +109,9 @@ class _Bench:
             for name, run in contenders.items():
                 seconds[name].append(_seconds(run))
         gops = {name: 2e-9 * m * n * k / median(times) for name, times in seconds.items()}
+        spread = {name: (max(times) - min(times)) / median(times) for name, times in seconds.items()}
         ratio = median(x / y for x, y in zip(seconds["torch int8"], seconds["emulator"], strict=True))
-        return GemmSpeed(m, n, k, count, gops, ratio)
+        return GemmSpeed(m, n, k, count, gops, spread, ratio)
 
     def share_of_peak(self, repeats: int) -> tuple[float, float]:
         """The machine's peak, 10**9 operations a second, and our share of it at 4096 x 1280 x 1280, medians of rounds."""

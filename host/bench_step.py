@@ -14,13 +14,15 @@ import re
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from .errors import UserError
+from .step_profile import profiled
 
 WAYS = ("int8", "bf16", "fp32", "torchao")
 """Everything frozen in INT8 on the emulator, the rest in bfloat16; torch and peft in bfloat16; the same in float32; torch and peft in
@@ -38,6 +40,7 @@ class StepSettings:
         rank: of the adapter on cross-attention key and value. repeats: steps that count, after one that does not.
         threads: of each process; 0 leaves it to torch. checkpointing: gradient checkpointing.
         attention_products: the INT8 step also multiplies q k^T and p v on the device.
+        profile: one more step of each way tells where its time goes.
     """
 
     model: str = "sd15"
@@ -48,16 +51,19 @@ class StepSettings:
     threads: int = 0
     checkpointing: bool = False
     attention_products: bool = False
+    profile: bool = False
 
 
 @dataclass(frozen=True)
 class WayResult:
-    """One way's steps: wall seconds, processor seconds, and the most memory the process held during them, in bytes."""
+    """One way's steps: wall seconds, processor seconds, the most memory the process held during them, in bytes; and, if asked
+    for, the shares of what is computed in a step's time."""
 
     seconds: tuple[float, ...]
     cpu_seconds: tuple[float, ...]
     peak_bytes: int
     loss: float
+    shares: dict[str, float] = field(default_factory=dict)
 
     @property
     def median_seconds(self) -> float:
@@ -85,7 +91,10 @@ def bench_step(settings: StepSettings, ways: tuple[str, ...] = WAYS) -> dict[str
         for _ in range(settings.repeats):
             for way, worker in workers.items():
                 steps[way].append(worker.ask("step"))
-        return {way: _result(steps[way], worker.ask("peak")) for way, worker in workers.items()}
+        results = {way: _result(steps[way], worker.ask("peak")) for way, worker in workers.items()}
+        if settings.profile:
+            results = {way: replace(result, shares=workers[way].ask("profile")) for way, result in results.items()}
+        return results
     finally:
         for worker in workers.values():
             worker.stop()
@@ -99,6 +108,8 @@ def summary(results: Mapping[str, WayResult]) -> dict[str, Any]:
         found[f"{way}_seconds_all"] = [round(value, 4) for value in result.seconds]
         found[f"{way}_cpu_seconds"] = round(median(result.cpu_seconds), 4)
         found[f"{way}_peak_bytes"] = result.peak_bytes
+        if result.shares:
+            found[f"{way}_shares"] = {group: round(share, 4) for group, share in result.shares.items()}
     for other in ("bf16", "fp32", "torchao"):
         if "int8" in results and other in results:
             pairs = zip(results["int8"].seconds, results[other].seconds, strict=True)
@@ -148,7 +159,8 @@ def _serve(pipe: Connection, way: str, settings: str) -> None:
     try:
         step = TrainingStep(way, StepSettings(**json.loads(settings)))
         while True:
-            pipe.send({"step": step.run, "reset": _reset_peak, "peak": _peak}[pipe.recv()]())
+            answers = {"step": step.run, "reset": _reset_peak, "peak": _peak, "profile": partial(profiled, step.run)}
+            pipe.send(answers[pipe.recv()]())
     except EOFError:
         return
     except Exception as error:  # whatever it is, the parent has to tell it

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from .cli_options import Json
+
+if TYPE_CHECKING:
+    from .bench_step import WayResult
 
 bench = typer.Typer(help="Measure speed and memory next to torch.", no_args_is_help=True)
 
@@ -39,11 +43,18 @@ def emulator(
     result = bench_emulator(_shapes(model, resolution, shape or []), repeats)
     table = Table(title=f"10^9 operations a second, {result.threads} threads; peak {result.peak_gops:,.0f}")
     names = list(result.rows[0].gops)
-    for title in ("m x n x k", "in the step", *names, "ours : torch int8"):
-        table.add_column(title, justify="right")
+    titles = (name.replace(" ", "\n") for name in names)
+    for title in ("m x n x k", "in the\nstep", *titles, "ours :\ntorch\nint8", "spread"):
+        table.add_column(title, justify="right", no_wrap=True)
     for row in result.rows:
         figures = [f"{row.gops[name]:,.0f}" for name in names]
-        table.add_row(f"{row.m} x {row.n} x {row.k}", str(row.count), *figures, f"{row.ratio:.2f}")
+        table.add_row(
+            f"{row.m} x {row.n} x {row.k}",
+            str(row.count),
+            *figures,
+            f"{row.ratio:.2f}",
+            f"{row.spread['emulator']:.0%}",
+        )
     console = Console(stderr=json)
     console.print(table)
     console.print(f"share of the peak at 4096 x 1280 x 1280: {100 * result.share_of_peak:.0f} %")
@@ -66,12 +77,15 @@ def step(
     ways: Annotated[str, typer.Option(help="Which to run: int8, bf16, fp32, torchao.")] = "int8,bf16,fp32,torchao",
     checkpointing: Annotated[bool, typer.Option(help="Gradient checkpointing, in all of them.")] = False,
     attention_products: Annotated[bool, typer.Option(help="INT8: also q k^T and p v on the device.")] = False,
+    profile: Annotated[bool, typer.Option(help="Also say where a step's time goes.")] = False,
     json: Json = False,
 ) -> None:
     """One LoRA training step with everything frozen in INT8 on the emulator, next to torch and peft in bfloat16 and float32."""
     from .bench_step import StepSettings, bench_step, summary
 
-    settings = StepSettings(model, resolution, batch, rank, repeats, threads, checkpointing, attention_products)
+    settings = StepSettings(
+        model, resolution, batch, rank, repeats, threads, checkpointing, attention_products, profile
+    )
     results = bench_step(settings, tuple(way.strip() for way in ways.split(",")))
     table = Table(title=f"one training step of {model}, random weights")
     for title in ("", "seconds, median", "least", "most", "processor seconds", "peak memory, MB"):
@@ -85,8 +99,17 @@ def step(
     for name, value in figures.items():
         if "ratio" in name:
             console.print(f"INT8, {name.replace('_', ' ')}: {value:.2f}")
+    if profile:
+        console.print(_share_table(results))
     if json:
         print(jsonlib.dumps(figures))
+
+
+def _share_table(results: Mapping[str, WayResult]) -> Table:
+    table = Table("of a step's time", *results, title="where the time goes")
+    for group in dict.fromkeys(group for result in results.values() for group in result.shares):
+        table.add_row(group, *(f"{result.shares.get(group, 0.0):.1%}" for result in results.values()))
+    return table
 
 
 def _shapes(model: str, resolution: int, given: list[str]) -> dict[tuple[int, int, int], int]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from systolora.bench_emulator import bench_emulator
 from systolora.bench_step import StepSettings, WayResult, bench_step, summary
 from systolora.cli import app
+from systolora.cli_bench import _share_table
 from systolora.errors import UserError
+from systolora.step_profile import REST, group_of, profiled, shares
 from typer.testing import CliRunner
 
 
@@ -21,6 +24,7 @@ def test_the_emulator_command_ends_with_one_json_object() -> None:
     found = json.loads(result.stdout.splitlines()[-1])
     assert [(row["m"], row["n"], row["k"]) for row in found["rows"]] == [(40, 24, 32), (8, 8, 8)]
     assert found["worst_ratio_to_best_peer"] == min(row["ratio"] for row in found["rows"])
+    assert all(value >= 0 for row in found["rows"] for value in row["spread"].values())
     assert found["share_of_peak"] > 0 and found["peak_gops"] > 0 and found["layer_ratio"] > 0
     assert set(found["rows"][0]["gops"]) == {"emulator", "torch int8", "torch bf16", "torch fp32"}
 
@@ -63,3 +67,32 @@ def test_a_step_of_stable_diffusion_in_less_time_and_memory() -> None:
     assert found["time_ratio_to_bf16"] < 1.2
     assert found["time_ratio_to_fp32"] < 0.5
     assert found["memory_ratio_to_fp32"] < 0.5
+
+
+def test_a_step_can_say_where_its_time_goes() -> None:
+    """The groups by the profiler's names; and a real record of two kinds of layer."""
+    assert group_of("aten::_scaled_dot_product_flash_attention_for_cpu_backward") == "torch's fused attention, backward"
+    assert group_of("aten::_scaled_dot_product_flash_attention_for_cpu") == "torch's fused attention, forward"
+    assert group_of("_OffloadedConvolution") == "convolutions, forward"
+    assert (
+        group_of("_OffloadedConvolutionBackward") == group_of("aten::convolution_backward") == "convolutions, backward"
+    )
+    assert group_of("aten::reshape") == group_of("something of ours, aten::add") == REST
+    assert shares([("aten::mm", 3.0), ("aten::addmm", 3.0), ("aten::cat", 2.0)]) == {
+        "linear layers, forward and backward": 0.75,
+        "copies and concatenations": 0.25,
+    }
+    x = torch.randn(200, 200)
+    found = profiled(lambda: torch.nn.functional.linear(x, x))
+    assert sum(found.values()) == pytest.approx(1) and found["linear layers, forward and backward"] > 0
+
+
+def test_the_table_of_shares_has_a_column_per_way() -> None:
+    result = WayResult((1.0,), (1.0,), 100, 0.5, {"convolutions, forward": 0.6})
+    table = _share_table({"int8": result, "bf16": WayResult((1.0,), (1.0,), 100, 0.5, {REST: 1.0})})
+    assert [list(column.cells) for column in table.columns] == [
+        ["convolutions, forward", REST],
+        ["60.0%", "0.0%"],
+        ["0.0%", "100.0%"],
+    ]
+    assert summary({"int8": result})["int8_shares"] == {"convolutions, forward": 0.6}
