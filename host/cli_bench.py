@@ -43,8 +43,8 @@ def emulator(
     result = bench_emulator(_shapes(model, resolution, shape or []), repeats)
     table = Table(title=f"10^9 operations a second, {result.threads} threads; peak {result.peak_gops:,.0f}")
     names = list(result.rows[0].gops)
-    titles = (name.replace(" ", "\n") for name in names)
-    for title in ("m x n x k", "in the\nstep", *titles, "ours :\ntorch\nint8", "spread"):
+    titles = ("ours" if name == "emulator" else name.replace(" ", "\n") for name in names)
+    for title in ("m x n x k", "count", *titles, "ours :\nint8", "spread"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in result.rows:
         figures = [f"{row.gops[name]:,.0f}" for name in names]
