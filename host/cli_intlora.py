@@ -86,12 +86,13 @@ def intlora(
     out: Annotated[Path, typer.Option(help="Folder of cached results; a second call goes on from there.")] = Path(
         "intlora-out"
     ),
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds; the side tables take three at most.")] = 6,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 200,
     quick: Annotated[
         bool, typer.Option(help="One seed, four steps, 4 bits: seconds; the figures mean nothing.")
     ] = False,
     cached: Annotated[bool, typer.Option(help="Train nothing: tables of what is in the folder.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train at once, one CPU thread each.")] = 1,
     page: Annotated[Path | None, typer.Option(help="Markdown page between whose markers the tables are put.")] = None,
 ) -> None:
     """IntLoRA beside LoRA, QLoRA and quantization-aware LoRA, W8A8 and W4A8, on the demo model."""
@@ -101,7 +102,7 @@ def intlora(
     if page is not None and not page.is_file():
         raise UserError(f"--page {page}: there is no such file")
     console = Console()
-    settings = ExperimentSettings(out, seeds, steps, quick, cached)
+    settings = ExperimentSettings(out, seeds, steps, quick, cached, workers)
     table = run_experiment(settings, lambda line: console.print(line, soft_wrap=True, highlight=False))
     if page is not None:
         update_page(page, table.read_text())

@@ -1,10 +1,13 @@
-"""`systolora experiment intlora`: every method and baseline, several seeds, one table; each training is cached, so it can be resumed."""
+"""`systolora experiment intlora`: every method and baseline, several seeds, one table; each training is cached, so a run can be resumed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,8 @@ LEARNING_RATE = 1e-2
 EXPONENTS = (1.0, 1.5, 2.0, 2.5)
 REFRESH_EVERY = 50
 QAT = "quantization-aware LoRA"
+SIDE_SEEDS = 3
+"""Most seeds of the side tables: each remedy alone, exponents."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,15 @@ class ExperimentSettings:
 
     Attributes:
         out: folder of the cached cells and the table. seeds: how many. steps: of each training. quick: seconds instead of hours.
-        cached: train nothing, make the tables of what is there.
+        cached: train nothing, make the tables of what is there. workers: processes that train at once, one thread each.
     """
 
     out: Path
-    seeds: int = 3
-    steps: int = 300
+    seeds: int = 6
+    steps: int = 200
     quick: bool = False
     cached: bool = False
+    workers: int = 1
 
 
 def run_experiment(settings: ExperimentSettings, report: Callable[[str], None]) -> Path:
@@ -54,30 +60,60 @@ def run_experiment(settings: ExperimentSettings, report: Callable[[str], None]) 
     bits = BITS[1:] if settings.quick else BITS
     cells = main_cells(seeds, bits)
     if not settings.quick:
-        cells += remedy_cells(seeds) + exponent_cells(seeds)
-    bench: Bench | None = None
-    rows: list[Row] = []
-    for number, cell in enumerate(cells):
-        path = settings.out / "cells" / f"{cell.key}-{steps}.json"
-        if not path.is_file():
-            if settings.cached:
-                continue
-            bench = bench or make_bench(settings, steps, bits)
-            found = run_cell(_with_pictures(bench, settings.out, cell.seed), cell, settings.out / "runs" / cell.key)
-            text = json.dumps([asdict(row) for row in found], indent=1)
-            write_atomically(path, text.encode())
-        made = [Row(**values) for values in json.loads(path.read_text())]
-        rows += made
-        for row in made:
+        cells += remedy_cells(min(seeds, SIDE_SEEDS)) + exponent_cells(min(seeds, SIDE_SEEDS))
+    paths = {cell: settings.out / "cells" / f"{cell.key}-{steps}.json" for cell in cells}
+    made: dict[Cell, list[Row]] = {}
+
+    def note(cell: Cell) -> None:
+        made[cell] = [Row(**values) for values in json.loads(paths[cell].read_text())]
+        for row in made[cell]:
             report(
-                f"{number + 1}/{len(cells)} {row.setting} {row.label}, seed {row.seed}: concept {row.concept:.2f}, "
+                f"{len(made)}/{len(cells)} {row.setting} {row.label}, seed {row.seed}: concept {row.concept:.2f}, "
                 f"Frechet {row.frechet:.1f}, loss {row.loss:.4f}, weight error {row.error:.2%}, {row.seconds:.0f} s"
             )
+
+    for cell, path in paths.items():
+        if path.is_file():
+            note(cell)
+    missing = {} if settings.cached else {cell: path for cell, path in paths.items() if cell not in made}
+    for cell in _train_cells(missing, settings, steps, bits):
+        note(cell)
     table = settings.out / "table.md"
-    write_atomically(table, page_tables(rows, steps).encode())
-    if bench is not None:
-        bench.device.close()
+    write_atomically(table, page_tables([row for cell in cells for row in made.get(cell, [])], steps).encode())
     return table
+
+
+def _train_cells(
+    cells: dict[Cell, Path], settings: ExperimentSettings, steps: int, bits: tuple[int, ...]
+) -> Iterator[Cell]:
+    """Trains cells into their files, here or in several processes; gives each when it is done."""
+    if settings.workers > 1 and len(cells) > 1:
+        pool = ProcessPoolExecutor(settings.workers, mp_context=get_context("spawn"))
+        try:
+            jobs = {pool.submit(_train_in_worker, settings, steps, bits, *item): item[0] for item in cells.items()}
+            for job in as_completed(jobs):
+                job.result()
+                yield jobs[job]
+        finally:
+            pool.shutdown(cancel_futures=True)
+    elif cells:
+        bench = make_bench(settings, steps, bits)
+        try:
+            for cell, path in cells.items():
+                _train(bench, settings, cell, path)
+                yield cell
+        finally:
+            bench.device.close()
+
+
+def _train_in_worker(settings: ExperimentSettings, steps: int, bits: tuple[int, ...], cell: Cell, path: Path) -> None:
+    quiet_libraries()
+    _train(_worker_bench(settings, steps, bits), settings, cell, path)
+
+
+def _train(bench: Bench, settings: ExperimentSettings, cell: Cell, path: Path) -> None:
+    rows = run_cell(_with_pictures(bench, settings.out, cell.seed), cell, settings.out / "runs" / cell.key)
+    write_atomically(path, json.dumps([asdict(row) for row in rows], indent=1).encode())
 
 
 def main_cells(seeds: int, bits: tuple[int, ...]) -> list[Cell]:
@@ -133,6 +169,10 @@ def make_bench(settings: ExperimentSettings, steps: int, bits: tuple[int, ...]) 
     demo = DemoSettings(out=settings.out, steps=steps)
     train = replace(recipe(demo, settings.out), learning_rate=LEARNING_RATE, threads=1)
     return Bench(parts, load_sprite_pipeline(folder), judge, tests, train, open_device("emulator"), bits)
+
+
+_worker_bench = lru_cache(maxsize=1)(make_bench)
+"""For a process that trains one cell after the other."""
 
 
 def _with_pictures(bench: Bench, out: Path, seed: int) -> Bench:

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from .checkpoint import write_atomically
 from .errors import UserError
 from .intlora_cells import Row
+from .intlora_claims import claim_table
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 """Between these lines of the page the tables are replaced."""
@@ -25,6 +26,9 @@ def page_tables(rows: list[Row], steps: int) -> str:
     others = [row for row in rows if ", 4 bits: " in row.label]
     for setting in dict.fromkeys(row.setting for row in rows):
         text += f"\n### {setting}\n\n{_table([r for r in rows if r.setting == setting and r not in others])}"
+    claimed = claim_table(rows)
+    if claimed:
+        text += f"\n### Claims\n\n{claimed}"
     exponents = [row for row in others if " ratio, " in row.label]
     remedies = [row for row in others if row not in exponents]
     if remedies:
