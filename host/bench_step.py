@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from .errors import UserError
+from .peak_memory import peak_bytes, reset_peak
 from .step_profile import profiled
 
 WAYS = ("int8", "bf16", "fp32", "torchao")
@@ -279,20 +279,10 @@ def _inputs(settings: StepSettings, dtype: Any) -> tuple[dict[str, Any], Any]:
 
 
 def _reset_peak() -> dict[str, float]:
-    """Has the kernel count the process's largest memory anew, so that loading the model is not in it."""
+    """Starts the count of the largest memory, so that loading the model is not in it; where that cannot be, it is."""
     gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return {"reset": 0.0}  # the peak then includes the loading
-    return {"reset": 1.0}
+    return {"reset": float(reset_peak())}
 
 
 def _peak() -> dict[str, float]:
-    """The largest resident memory of this process so far."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return {"bytes": 1024.0 * int(line.split()[1])}
-    import resource
-
-    return {"bytes": 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    return {"bytes": float(peak_bytes())}

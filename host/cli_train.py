@@ -25,7 +25,10 @@ def run_training(settings: TrainSettings, json: bool) -> None:
         raise
     finally:
         trainer.close()
-    console.print(f"final loss {result.final_loss:.4f} after {len(result.losses)} steps, {result.seconds:.1f} s")
+    console.print(
+        f"final loss {result.final_loss:.4f} after {len(result.losses)} steps, {result.seconds:.1f} s; "
+        f"peak memory {result.peak_bytes / 2**20:,.0f} MiB"
+    )
     console.print(result.offload_report)
     console.print(f"adapter: {result.adapter}")
     if json:
@@ -34,6 +37,7 @@ def run_training(settings: TrainSettings, json: bool) -> None:
             "final_loss": result.final_loss,
             "steps": len(result.losses),
             "seconds": round(result.seconds, 3),
+            "peak_bytes": result.peak_bytes,
         }
         print(jsonlib.dumps(summary))
 

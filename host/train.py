@@ -24,6 +24,7 @@ from .batches import Batch, EncodedPictures, draw_batch, encode_data
 from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from .errors import UserError
 from .parallel import Processes
+from .peak_memory import peak_bytes
 from .pipeline import PipelineParts, load_parts
 from .settings import RESUME_FREE, TrainSettings, check_settings
 
@@ -42,11 +43,13 @@ class StepReport:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves: the adapter's file, the loss of every step, seconds of this process, the device's report."""
+    """What a run leaves: the adapter's file, the loss of every step, seconds of this process, the most memory that it ever held, in
+    bytes, the device's report."""
 
     adapter: Path
     losses: list[float]
     seconds: float
+    peak_bytes: int
     offload_report: str
 
     @property
@@ -137,7 +140,7 @@ class Trainer:
 
                 path = save_integers(self.unet, self.handle, self.output)
         text = str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
-        return TrainResult(path, self.losses, time.perf_counter() - began, text)
+        return TrainResult(path, self.losses, time.perf_counter() - began, peak_bytes(), text)
 
     def step(self, step: int) -> StepReport:
         """One optimizer step; `step` counts from 0."""
