@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -49,9 +50,10 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """A name for files."""
+        """A name for files; other settings give another one, so that no result is taken for theirs."""
         words = "".join(letter if letter.isalnum() else "-" for letter in self.label.lower())
-        return f"w{self.bits}-{words}-s{self.seed}"
+        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+        return f"w{self.bits}-{words}-s{self.seed}-{digest}"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ _WIDE_FACTORS = (*FACTORS, *(np.float32(0.2 * 2 ** (-i / 4)) for i in range(1, 2
 """Shares of the adaptation term's range that the search by weight error tries: its outliers sit where Wi is small."""
 
 
+_TOPS = 5
+"""Largest exponents of SHIFT that the search tries, from 0 on."""
+
+
 @dataclass(frozen=True)
 class IntegerWeight:
     """real = scale[row] * values. values: int32 [out, in]; scale: float32 [out]."""
@@ -118,14 +122,28 @@ class _IntLoraRule(Rule):
         narrow = np.clip(rounded, -INT8_LIMIT, INT8_LIMIT).astype(np.int32)
         return Adapted(IntegerWeight(narrow, np.ldexp(scale, self.narrowing)), gain * inside)
 
-    def _choose_narrowing(self, product: Float32, target: Float32) -> None:
+    def _expected(self, product: Float32) -> list[Float32]:
+        """The low-rank products that quantizers are searched for: this one, and with the remedy "headroom" those that are a share
+        of each row's deviation above and below it."""
+        if not self.settings.reach:
+            return [product]
+        margin = self.settings.reach * self.weight.std(1, dtype=np.float64)
+        mantissa, power = np.frexp(margin)
+        # Rounded to 8 bits, so that the last bits of a sum cannot show.
+        step = np.ldexp(np.rint(mantissa * 256) / 256, power).astype(np.float32)[:, None]
+        return [product, product + step, product - step]
+
+    def _choose_narrowing(self, products: list[Float32]) -> None:
         """The shift of each row with the least error; ties go to the smaller one."""
         if not self.settings.has("range"):
             return
-        best, least = np.zeros(len(target), np.int32), np.full(len(target), np.inf)
+        rows = len(self.weight)
+        best, least = np.zeros(rows, np.int32), np.full(rows, np.inf)
         for shift in range(16):
-            self.narrowing = np.full(len(target), shift, np.int32)
-            error = row_error(self.apply(product).weight.real() - target)
+            self.narrowing = np.full(rows, shift, np.int32)
+            error = np.zeros(rows)
+            for product in products:
+                error += row_error(self.apply(product).weight.real() - (self.weight + product))
             best = np.where(error < least, shift, best).astype(np.int32)
             least = np.minimum(error, least)
         self.narrowing = best
@@ -138,22 +156,23 @@ class MulRule(_IntLoraRule):
 
     def calibrate(self, product: Float32) -> None:
         """Searches the adaptation term's grid: by its own error (the paper), or by the error of the weights."""
-        frozen, bits = self.frozen, self.settings.bits
-        term = frozen.term(product)
-        target = self.weight + product
+        frozen, bits, products = self.frozen, self.settings.bits, self._expected(product)
+        term = np.concatenate([frozen.term(each) for each in products], 1)
         if not self.settings.has("scale"):
             self.term_grid = search_grid(term, bits)
         else:
+            target = np.concatenate([self.weight + each for each in products], 1)
+            integers = np.tile(frozen.integers, (1, len(products)))
 
             def error(grid: RowGrid) -> Float32:
-                values = grid.integers(grid.encode(term)) * frozen.integers
+                values = grid.integers(grid.encode(term)) * integers
                 return values.astype(np.float32) * grid.scale[:, None] - target
 
             around_step = search_grid(term, bits, error=error, around=frozen.grid.scale, factors=_WIDE_FACTORS)
             around_zero = search_grid(term, bits, error=error, factors=_WIDE_FACTORS)
             first = row_error(error(around_step)) <= row_error(error(around_zero))
             self.term_grid = _choose(first, around_step, around_zero)
-        self._choose_narrowing(product, target)
+        self._choose_narrowing(products)
 
     def codes(self, product: Float32) -> Int32:
         """The codes of the adaptation term, `bits` wide."""
@@ -194,26 +213,28 @@ class ShiftRule(_IntLoraRule):
 
     def calibrate(self, product: Float32) -> None:
         """Searches row scale and top exponent by the error of the weights; without the remedy only the top is set."""
-        rows = len(self.weight)
-        target = self.weight + product
+        products = self._expected(product)
         if self.settings.has("scale"):
-            self._search(product, target)
+            self._search(products)
         else:
-            self.row_scale = np.ones(rows, np.float32)
-            self.top = rounded_log2(np.abs(self.frozen.term(product))).max(1) + 1
-        self._choose_narrowing(product, target)
+            self.row_scale = np.ones(len(self.weight), np.float32)
+            terms = [np.abs(self.frozen.term(each)).max(1) for each in products]
+            self.top = rounded_log2(np.max(terms, axis=0)) + 1
+        self._choose_narrowing(products)
 
-    def _search(self, product: Float32, target: Float32) -> None:
-        rows, least = len(target), np.full(len(target), np.inf)
-        best_scale, best_top = np.ones(rows, np.float32), np.zeros(rows, np.int32)
+    def _search(self, products: list[Float32]) -> None:
+        rows = len(self.weight)
+        best_scale, best_top, least = np.ones(rows, np.float32), np.zeros(rows, np.int32), np.full(rows, np.inf)
         self.narrowing = np.zeros(rows, np.int32)
-        term = self.frozen.term(product)
+        terms = [self.frozen.term(each) for each in products]
         for step in range(-8, 9):
-            for top in range(3):
+            for top in range(_TOPS):
                 self.row_scale = self.frozen.grid.scale * np.float32(1 + step / 32)
                 self.top = np.full(rows, top, np.int32)
-                values, scale, _ = self._shifted(self.codes_of(term))
-                error = row_error(values.astype(np.float32) * scale[:, None] - target)
+                error = np.zeros(rows)
+                for each, term in zip(products, terms, strict=True):
+                    values, scale, _ = self._shifted(self.codes_of(term))
+                    error += row_error(values.astype(np.float32) * scale[:, None] - (self.weight + each))
                 better = error < least
                 best_scale, best_top = np.where(better, self.row_scale, best_scale), np.where(better, top, best_top)
                 least = np.minimum(error, least)

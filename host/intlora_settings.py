@@ -14,6 +14,7 @@ REMEDIES: dict[str, str] = {
     "zeros": "the frozen integers are odd, so that no weight is zero for ever",
     "scale": "the quantizer of the adaptation term is searched by the error of the weights, and SHIFT gets a scale per row",
     "range": "the product is shifted back into 8 bits during training, so that the merged weight is INT8",
+    "headroom": "quantizers are searched for products beyond the initial zero, so that training does not leave their range at once",
 }
 """Name of each remedy to what it does."""
 
@@ -34,6 +35,8 @@ class IntLoraSettings:
         symmetric: frozen integers without a zero point.
         remedies: names in `REMEDIES`; none is the paper's form.
         span: SHIFT: the exponents are this many positions wide; 0 chooses 3 for up to 4 bits, 7 above, and 15 in the paper's form.
+        headroom: with that remedy, how far AB is expected to go: a share of the deviation of the weights of its row; 0 chooses 0.25
+            for up to 4 bits, 0.5 above.
         refresh_every: steps after which the adaptation term's quantizer is searched anew; 0 never.
 
     Raises:
@@ -51,6 +54,7 @@ class IntLoraSettings:
     remedies: tuple[str, ...] = tuple(REMEDIES)
     span: int = 0
     refresh_every: int = 0
+    headroom: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "remedies", tuple(name for name in REMEDIES if name in set(self.remedies)))
@@ -60,10 +64,11 @@ class IntLoraSettings:
                 raise UserError(f"intlora: {name} = {getattr(self, name)!r}: allowed are {', '.join(choices)}")
         if not SMALLEST_BITS <= self.bits <= LARGEST_BITS:
             raise UserError(f"intlora: bits = {self.bits}: allowed are {SMALLEST_BITS} to {LARGEST_BITS}")
-        if self.spread <= 0 or self.exponent < 0 or self.refresh_every < 0 or not 0 <= self.span <= 15:
+        least = min(self.exponent, self.refresh_every, self.headroom)
+        if self.spread <= 0 or least < 0 or not 0 <= self.span <= 15:
             raise UserError(
-                f"intlora: spread = {self.spread} must be above 0, exponent = {self.exponent} and refresh_every = "
-                f"{self.refresh_every} not below 0, span = {self.span} from 0 to 15"
+                f"intlora: spread = {self.spread} must be above 0, exponent = {self.exponent}, refresh_every = "
+                f"{self.refresh_every} and headroom = {self.headroom} not below 0, span = {self.span} from 0 to 15"
             )
 
     @property
@@ -74,6 +79,13 @@ class IntLoraSettings:
         if "scale" not in self.remedies:
             return 15
         return 3 if self.bits <= 4 else 7
+
+    @property
+    def reach(self) -> float:
+        """How far AB is expected to go, as a share of the deviation of the weights of its row."""
+        if "headroom" not in self.remedies:
+            return 0.0
+        return self.headroom or (0.25 if self.bits <= 4 else 0.5)
 
     def has(self, remedy: str) -> bool:
         """Whether a remedy is on."""

@@ -65,7 +65,7 @@ class TrainSettings:
     rounding: str = setting("nearest", "of gradients: nearest or stochastic")
     method: str = setting("lora", "lora, or IntLoRA's integer weights: intlora-mul, intlora-shift (docs/intlora.md)")
     bits: int = setting(8, "IntLoRA: bits of the frozen weights and of the adaptation term, 2 to 8")
-    remedies: str = setting("all", "IntLoRA: all, none (the paper's form), or some of zeros,scale,range")
+    remedies: str = setting("all", "IntLoRA: all, none (the paper's form), or some of zeros,scale,range,headroom")
     gradient_checkpointing: bool = setting(False, "keep fewer activations, compute them twice")
     checkpoint_every: int = setting(500, "steps between checkpoints; 0 turns them off")
     keep_checkpoints: int = setting(2, "how many of the newest checkpoints stay")

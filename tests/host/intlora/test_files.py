@@ -130,7 +130,8 @@ def test_files_are_as_small_as_their_bits(tmp_path: Path, method: str) -> None:
     assert bits == 4 and term_path.stat().st_size == pytest.approx(total * (4 + bits) / 8, rel=0.05)
     merged_path, content = stored(tmp_path, "merged", merged_file(content, merged))
     wanted = sum(out * inner * bits / 8 for out, inner, bits in content.layers.values())
-    assert all(bits == 8 for _, _, bits in content.layers.values())
+    # INT8, or less: with headroom, the first products do not fill the range.
+    assert all(7 <= bits <= 8 for _, _, bits in content.layers.values())
     assert merged_path.stat().st_size == pytest.approx(wanted, rel=0.05)
 
 

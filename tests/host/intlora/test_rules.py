@@ -132,6 +132,24 @@ def test_the_range_remedy_keeps_the_product_in_int8(method: str) -> None:
     assert relative(narrow.real(), weight + product) < (0.1 if method == "mul" else 0.25)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("method", METHODS)
+def test_headroom_leaves_room_for_products_to_come(method: str, bits: int) -> None:
+    """Where AB has gone as far as was expected, the weights follow it better, and fewer of them get no gradient."""
+    weight, _ = tensors(6, 64, 128)
+    reach = IntLoraSettings(method, bits).reach
+    assert reach == (0.25 if bits == 4 else 0.5)
+    signs = np.random.default_rng(6).choice([-1, 1], weight.shape)
+    product = (signs * reach * weight.std(1, keepdims=True)).astype(np.float32)
+    errors, stopped = {}, {}
+    for remedies in (("zeros", "scale", "range"), ("zeros", "scale", "range", "headroom")):
+        adapted = make_rule(weight, IntLoraSettings(method, bits, remedies=remedies), "layer").apply(product)
+        errors[remedies] = relative(adapted.weight.real(), weight + product)
+        stopped[remedies] = (adapted.gain == 0).mean()
+    (error, error_with), (none, none_with) = errors.values(), stopped.values()
+    assert error_with < error and none_with < none
+
+
 def test_a_calibration_with_the_product_follows_it() -> None:
     weight, product = tensors(4, 32, 64, 2.0)
     rule = make_rule(weight, IntLoraSettings("mul", 4), "layer")
@@ -149,6 +167,7 @@ def test_a_calibration_with_the_product_follows_it() -> None:
         ({"ratio": "max"}, "ratio = 'max': allowed are range, variance"),
         ({"spread": 0.0}, "spread = 0.0 must be above 0"),
         ({"span": 16}, "span = 16 from 0 to 15"),
+        ({"headroom": -0.5}, "headroom = -0.5 not below 0"),
     ],
 )
 def test_bad_settings_get_one_line(change: dict, message: str) -> None:
