@@ -13,7 +13,7 @@ import multiprocessing
 import re
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -157,9 +157,14 @@ class _Worker:
 
 def _serve(pipe: Connection, way: str, settings: str) -> None:
     try:
-        step = TrainingStep(way, StepSettings(**json.loads(settings)))
+        run = TrainingStep(way, StepSettings(**json.loads(settings))).run
+        answers: dict[str, Callable[[], dict[str, float]]] = {
+            "step": run,
+            "reset": _reset_peak,
+            "peak": _peak,
+            "profile": partial(profiled, run),
+        }
         while True:
-            answers = {"step": step.run, "reset": _reset_peak, "peak": _peak, "profile": partial(profiled, step.run)}
             pipe.send(answers[pipe.recv()]())
     except EOFError:
         return

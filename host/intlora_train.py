@@ -10,34 +10,17 @@ from torch import nn
 from .intlora_file import write_file
 from .intlora_merge import adapter_file, frozen_weights
 from .intlora_peft import IntLoraHandle, attach
-from .intlora_settings import IntLoraSettings, parse_remedies
 from .quantization import QuantizationConfig
 from .settings import TrainSettings
 
 INTLORA_FILE = "intlora_adapter.safetensors"
 
 
-def intlora_settings(settings: TrainSettings) -> IntLoraSettings:
-    """The settings of the integers that a run's settings name.
-
-    Raises:
-        UserError: for a remedy that does not exist.
-    """
-    remedies = parse_remedies(settings.remedies)
-    chosen = IntLoraSettings(
-        method=settings.method.removeprefix("intlora-"),
-        bits=settings.bits,
-        seed=settings.seed,
-        remedies=remedies,
-    )
-    return chosen if remedies else chosen.paper()
-
-
 def attach_for(
     unet: nn.Module, settings: TrainSettings, device: Device | None, quantization: QuantizationConfig
 ) -> IntLoraHandle:
     """Integer weights for all adapted layers of a U-Net; without a device their GEMMs run in torch in float32."""
-    return attach(unet, intlora_settings(settings), device, quantization)
+    return attach(unet, settings.intlora, device, quantization)
 
 
 def save_integers(unet: nn.Module, handle: IntLoraHandle, folder: Path) -> Path:

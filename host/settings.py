@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .intlora_settings import parse_remedies
+from .intlora_settings import IntLoraSettings, parse_remedies
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "targets": ("kv", "attention", "linear", "all"),
@@ -66,6 +66,19 @@ class TrainSettings:
     method: str = setting("lora", "lora, or IntLoRA's integer weights: intlora-mul, intlora-shift (docs/intlora.md)")
     bits: int = setting(8, "IntLoRA: bits of the frozen weights and of the adaptation term, 2 to 8")
     remedies: str = setting("all", "IntLoRA: all, none (the paper's form), or some of zeros,scale,range,headroom")
+    intlora_auxiliary: str = setting(
+        "laplace", "IntLoRA: distribution of the auxiliary matrix: laplace, normal, uniform"
+    )
+    intlora_spread: float = setting(0.5, "IntLoRA: Laplace's b, the normal deviation, or half the uniform width")
+    intlora_ratio: str = setting(
+        "", "IntLoRA: variance matching by variance (the paper), range (its code); empty: range for --remedies none"
+    )
+    intlora_exponent: float = setting(1.5, "IntLoRA: exponent of variance matching")
+    intlora_symmetric: bool = setting(False, "IntLoRA: frozen weights without zero point")
+    intlora_refresh: int = setting(0, "IntLoRA: steps after which its quantizers are searched anew; 0 never")
+    intlora_headroom: float = setting(
+        0.0, "IntLoRA, remedy headroom: share of the weights' deviation; 0 chooses by bits"
+    )
     gradient_checkpointing: bool = setting(False, "keep fewer activations, compute them twice")
     checkpoint_every: int = setting(500, "steps between checkpoints; 0 turns them off")
     keep_checkpoints: int = setting(2, "how many of the newest checkpoints stay")
@@ -81,6 +94,28 @@ class TrainSettings:
     def adapted(self) -> str:
         """Which layers get an adapter: `adapt`, or what goes with `targets`."""
         return self.adapt or ("kv" if self.targets == "kv" else "attention")
+
+    @property
+    def intlora(self) -> IntLoraSettings:
+        """The settings of the integers, for the methods that have them.
+
+        Raises:
+            UserError: for a value that is not allowed.
+        """
+        remedies = parse_remedies(self.remedies)
+        return IntLoraSettings(
+            method=self.method.removeprefix("intlora-"),
+            bits=self.bits,
+            seed=self.seed,
+            distribution=self.intlora_auxiliary,
+            spread=self.intlora_spread,
+            ratio=self.intlora_ratio or ("variance" if remedies else "range"),
+            exponent=self.intlora_exponent,
+            symmetric=self.intlora_symmetric,
+            remedies=remedies,
+            refresh_every=self.intlora_refresh,
+            headroom=self.intlora_headroom,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Name to value, for files."""
@@ -119,9 +154,8 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
             raise UserError(f"--{_option(name)} {getattr(settings, name)!r}: allowed are {', '.join(allowed)}")
     if settings.method != "lora" and settings.targets in ("linear", "all"):
         raise UserError(f"--method {settings.method} goes with --targets kv or attention")
-    if not 2 <= settings.bits <= 8:
-        raise UserError(f"--bits {settings.bits}: allowed are 2 to 8")
-    parse_remedies(settings.remedies)
+    if settings.method != "lora":
+        _ = settings.intlora  # refuses what is not allowed
     if not 0 <= settings.caption_dropout <= 1:
         raise UserError(f"--caption-dropout {settings.caption_dropout}: it is a share, from 0 to 1")
     return settings

@@ -21,7 +21,7 @@ from systolora.intlora_export import load_unet
 from systolora.intlora_file import read_file
 from systolora.intlora_merge import merged_weights
 from systolora.intlora_table import BEGIN, END, page_tables, update_page
-from systolora.intlora_train import INTLORA_FILE, intlora_settings
+from systolora.intlora_train import INTLORA_FILE
 from systolora.settings import TrainSettings, check_settings
 from systolora.sprites import write_image_folder
 from systolora.train import train
@@ -61,7 +61,7 @@ def call(*arguments: object) -> str:
 def test_a_run_writes_both_adapters(run: TrainSettings) -> None:
     factors = load_file(Path(run.output) / ADAPTER_FILE)
     content = read_file(Path(run.output) / INTLORA_FILE)
-    assert content.settings == intlora_settings(run) and len(content.layers) * 2 == len(factors)
+    assert content.settings == run.intlora and len(content.layers) * 2 == len(factors)
     assert all(".attn2.to_" in name for name in content.layers)
     for name in content.layers:
         down = content.tensors[f"{name}.down"] * content.tensors[f"{name}.scales"][0]
@@ -101,20 +101,24 @@ def test_mistakes_get_one_line(run: TrainSettings, tmp_path: Path) -> None:
         call("export", adapter, "--out", tmp_path / "x", "--model", run.model, "--form", "onnx")
     with pytest.raises(UserError, match="the folder is not empty"):
         call("export", adapter, "--out", run.output, "--model", run.model)
-    with pytest.raises(UserError, match="--bits 9: allowed are 2 to 8"):
+    with pytest.raises(UserError, match="bits = 9: allowed are 2 to 8"):
         check_settings(replace(run, bits=9))
     with pytest.raises(UserError, match="--method 'intlora': allowed are lora, intlora-mul, intlora-shift"):
         check_settings(replace(run, method="intlora"))
     with pytest.raises(UserError, match="remedies: there is no 'zero'"):
         check_settings(replace(run, remedies="zero"))
+    with pytest.raises(UserError, match="ratio = 'max': allowed are range, variance"):
+        check_settings(replace(run, intlora_ratio="max"))
     with pytest.raises(UserError, match="--method intlora-mul goes with --targets kv or attention"):
         check_settings(replace(run, targets="linear"))
 
 
 def test_no_remedies_is_the_papers_form(run: TrainSettings) -> None:
-    chosen = intlora_settings(replace(run, remedies="none"))
+    chosen = replace(run, remedies="none").intlora
     assert chosen.remedies == () and (chosen.ratio, chosen.exponent) == ("range", 1.5)
-    assert intlora_settings(replace(run, remedies="range")).remedies == ("range",)
+    assert chosen == replace(chosen, bits=chosen.bits).paper()
+    assert replace(run, remedies="none", intlora_ratio="variance").intlora.ratio == "variance"
+    assert replace(run, remedies="range").intlora.remedies == ("range",)
 
 
 def test_the_same_run_in_float32_needs_no_device(run: TrainSettings, tmp_path: Path) -> None:
