@@ -12,7 +12,7 @@
 namespace systolora {
 
 // Asks the operating system for the tile registers, once per process; threads inherit them.
-bool request_tiles() {
+inline bool request_tiles() {
     constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
     constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
     static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -85,11 +85,11 @@ class MatrixUnit {
     using Panel = TilePanel;
 
     static constexpr int64_t kRows = 32, kRowUnit = 32;  // rows of A at a time, and of what they are a multiple
-    static constexpr int64_t kPartSteps = 40;        // steps of k at a time; the sums of the parts before wait in memory
-    static constexpr int64_t kChunkSteps = 10;       // steps of a part at a time: 20 KB of A stay in the first cache
-    static constexpr int64_t kGroupBytes = 1 << 20;  // of B at a time: stays in the second cache while all rows of A pass
+    static constexpr int64_t kPartSteps = 40;            // steps of k at a time; the sums of the parts before wait in memory
+    static constexpr int64_t kChunkSteps = 10;           // steps of a part at a time: 20 KB of A stay in the first cache
+    static constexpr int64_t kGroupBytes = 1 << 20;      // of B at a time: stays in the second cache while all rows of A pass
     static constexpr int64_t kThreadProducts = 8 << 20;  // multiply-accumulates that are worth another thread
-    static constexpr bool kWholeTiles = true;        // reads 16 or 32 rows of whole cache lines, writes 16 or 32 columns
+    static constexpr bool kWholeTiles = true;            // reads 16 or 32 rows of whole cache lines, writes 16 or 32 columns
 
     // No sums are off by anything.
     static void row_offsets(const Rows&, int64_t, int32_t*) {}

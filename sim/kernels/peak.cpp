@@ -1,6 +1,7 @@
 // A unit's own speed: products of what lies in its registers, nothing loaded or stored. A yardstick for benchmarks.
 
 #include "matrix_unit.hpp"
+#include "support.hpp"
 #include "vector_unit.hpp"
 
 namespace systolora {

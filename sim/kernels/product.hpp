@@ -62,7 +62,7 @@ class Product {
         }
         if (packed_before_) pack_all();
         run_threads(threads_, [&](int index) {
-            const typename Unit::Registers registers{};
+            [[maybe_unused]] const typename Unit::Registers registers{};
             const int row_thread = by_rows_ ? index : 0, panel_thread = by_rows_ ? 0 : index;
             const Range rows(op_.m, kPanel, row_thread, by_rows_ ? threads_ : 1);
             const Range panels(panels_, 1, panel_thread, by_rows_ ? 1 : threads_);

@@ -223,6 +223,16 @@ def test_a_unit_that_gives_wrong_bits_is_not_used(
     assert self_check(lambda config: executor if config == CONFIG else fastest_executor(config)) == ""
 
 
+@pytest.mark.parametrize("architecture", ["x86-64", "x86-64-v3", "icelake-server", "sapphirerapids"])
+def test_every_kernel_compiles_for_other_processors(library: ctypes.CDLL, architecture: str, tmp_path: Path) -> None:
+    (tmp_path / "fields.hpp").write_text(native.fields_header())
+    flags = [f"-march={architecture}" if flag == "-march=native" else flag for flag in native.FLAGS]
+    for unit in native.UNITS:
+        command = [native._compiler(), *flags, "-fsyntax-only", f"-I{tmp_path}", str(native.SOURCES / unit)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["x86-64", "x86-64-v3", "x86-64-v4"])
 def test_other_processors_get_the_same_bits(
