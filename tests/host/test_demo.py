@@ -76,7 +76,7 @@ def test_mistakes_get_one_line(tmp_path: Path, settings: dict, message: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("targets", ["attention", "kv"])
+@pytest.mark.parametrize("targets", ["attention", "kv", "all"])
 def test_the_whole_demo_learns_the_concept(tmp_path: Path, targets: str) -> None:
     result = run_demo(DemoSettings(out=tmp_path, targets=targets), Console(quiet=True))
     assert abs(result.loss_int8 - result.loss_fp32) <= 0.05 * result.loss_fp32
