@@ -85,6 +85,7 @@ class MatrixUnit {
     using Panel = TilePanel;
 
     static constexpr int64_t kRows = 32, kRowUnit = 32;  // rows of A at a time, and of what they are a multiple
+    static constexpr int64_t kRowClocks = 0;             // clocks that a row takes before it is multiplied
     static constexpr int64_t kPartSteps = 40;            // steps of k at a time; the sums of the parts before wait in memory
     static constexpr int64_t kChunkSteps = 10;           // steps of a part at a time: 20 KB of A stay in the first cache
     static constexpr int64_t kGroupBytes = 1 << 20;      // of B at a time: stays in the second cache while all rows of A pass

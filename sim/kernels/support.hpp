@@ -39,6 +39,7 @@ struct Range {
     int64_t begin;
     int64_t end;
 
+    Range(int64_t first, int64_t past) : begin(first), end(past) {}
     Range(int64_t length, int64_t unit, int64_t index, int64_t count) {
         const int64_t units = (length + unit - 1) / unit;
         begin = std::min(length, units * index / count * unit);

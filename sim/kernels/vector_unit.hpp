@@ -117,6 +117,7 @@ struct VectorUnit {
     using Panel = VectorPanel;
 
     static constexpr int64_t kRows = kVectorRows, kRowUnit = 1;
+    static constexpr int64_t kRowClocks = 10;  // that adding up a row takes, whatever its length
     static constexpr int64_t kPartSteps = 24;
     static constexpr int64_t kGroupBytes = 1 << 19;
     static constexpr int64_t kThreadProducts = 1 << 20;  // multiply-accumulates that are worth another thread
