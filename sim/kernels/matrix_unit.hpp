@@ -104,7 +104,7 @@ class MatrixUnit {
             const bool fresh = sums.fresh && chunk == 0;
             for (int64_t n = 0; n < b.columns; n += kPanel) {
                 const int8_t* panel = b.bytes + n / kPanel * b.panel_bytes + from * kPanelStepBytes;
-                multiply_panel(rows, length, panel, b.columns - n, {sums.values + n, sums.stride, fresh});
+                multiply_panel(rows, length, panel, b.columns - n, {sums.values + n, sums.stride, fresh, false});
             }
         }
     }

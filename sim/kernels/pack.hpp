@@ -36,11 +36,13 @@ struct Panels {
     int64_t columns;
 };
 
-// int32 sums, whose rows lie `stride` values apart: to be added to, or, if they are fresh, to be made.
+// int32 sums, whose rows lie `stride` values apart: to be added to, or, if they are fresh, to be made; and whether they are written
+// past the caches, as what is not read again soon.
 struct Sums {
     int32_t* values;
     int64_t stride;
     bool fresh;
+    bool past_caches;
 };
 
 // How a panel lies in memory: bytes from tile to tile of a step and from row to row of a tile. Each value but the zeros beyond k is

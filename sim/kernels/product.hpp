@@ -10,6 +10,7 @@ constexpr int64_t kFewRows = 300;           // with fewer, half a group: then wh
 constexpr int64_t kBandPanels = 20;         // panels whose sums are finished together, so that C is written in long runs
 constexpr int64_t kThreadDepth = 32;        // writing a value of C takes at least as long as this many multiply-accumulates
 constexpr int64_t kStripRows = 512;         // of A at a time, if B is packed already: their sums stay in a cache
+constexpr int64_t kPastCaches = 1 << 20;    // values of a C made in place that would only push other things out of the caches
 constexpr int64_t kPackedBytes = 4 << 20;   // of B at most, if it is packed before many rows pass
 
 // What a thread does: rows and panels of C. Threads share nothing that one of them writes, packed panels included: between cores
@@ -77,6 +78,7 @@ class Product {
         a_stride_ = (ceil_div(steps_, parts_) | 1) * kStep;
         // int32 sums that are C already are made where it lies, by a unit that writes no more than that.
         in_place_ = !Unit::kWholeTiles && op.result == kInt32 && !op.accumulate;
+        past_caches_ = in_place_ && parts_ == 1 && op.m * op.n >= kPastCaches;
         whole_sums_ = in_place_ || parts_ > 1;
         sums_stride_ = (whole_sums_ ? own_panels : kBandPanels) * kPanel + 16;
         panel_room_ = packed_before_ ? own_panels * steps_ * kPanelStepBytes : group_panels_ * part_bytes;
@@ -162,9 +164,9 @@ class Product {
     Sums sums_of(int64_t m0, int64_t row, int64_t n0, int64_t column, const Room& room, bool fresh) const {
         if (in_place_) {
             const int64_t stride = op_.c_stride / static_cast<int64_t>(sizeof(int32_t));
-            return {memory_.at<int32_t>(op_.c_address) + m0 * stride + n0, stride, fresh};
+            return {memory_.at<int32_t>(op_.c_address) + m0 * stride + n0, stride, fresh, past_caches_};
         }
-        return {room.sums + (whole_sums_ ? row * sums_stride_ + column : 0), sums_stride_, fresh};
+        return {room.sums + (whole_sums_ ? row * sums_stride_ + column : 0), sums_stride_, fresh, false};
     }
 
     void finish(const Sums& sums, int64_t m0, int64_t lines, int64_t n0, int64_t columns) const {
@@ -188,6 +190,7 @@ class Product {
     int64_t strip_rows_;
     int64_t a_stride_;
     bool in_place_;       // the sums are made in C
+    bool past_caches_;
     bool whole_sums_;     // there is room for all sums of a strip, not only for those of a band
     int64_t sums_stride_;
     int64_t panel_room_;

@@ -17,9 +17,13 @@ inline void add_products(__m512i& sums, __m512i without_sign, __m512i with_sign)
 }
 
 // Not one masked store for all: some processors are slow at it, and do not see that a cache line is written whole.
-inline void store_sums(int32_t* place, __m512i sums, __mmask16 mask) {
+inline void store_sums(int32_t* place, __m512i sums, __mmask16 mask, bool past_caches) {
     if (mask == 0xffff) {
-        _mm512_storeu_si512(place, sums);
+        if (past_caches && reinterpret_cast<uintptr_t>(place) % sizeof sums == 0) {
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(place), sums);
+        } else {
+            _mm512_storeu_si512(place, sums);
+        }
     } else if (mask == 0xff) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(place), _mm512_castsi512_si256(sums));
     } else if (mask == 0xf) {
@@ -62,7 +66,7 @@ template <int Rows, int Vectors>
 void multiply_vectors(const systolora::Rows& rows, int64_t groups, const Panels& panels, const int32_t* offsets, const Sums& sums,
                       __mmask16 last) {
     const int64_t a_stride = rows.stride, stride = sums.stride;
-    const bool fresh = sums.fresh;
+    const bool fresh = sums.fresh, past_caches = sums.past_caches;
     for (int64_t column = 0; column < panels.columns; column += kPanel) {
         const int8_t* a = rows.bytes;
         const int8_t* panel = panels.bytes + column / kPanel * panels.panel_bytes;
@@ -95,7 +99,7 @@ void multiply_vectors(const systolora::Rows& rows, int64_t groups, const Panels&
         for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 2
             for (int j = 0; j < Vectors; ++j) {
-                store_sums(place + i * stride + 16 * j, total[i][j], j < Vectors - 1 ? 0xffff : last);
+                store_sums(place + i * stride + 16 * j, total[i][j], j < Vectors - 1 ? 0xffff : last, past_caches);
             }
         }
     }
@@ -142,7 +146,7 @@ struct VectorUnit {
             const int64_t vectors = ceil_div(rest, 16);
             const __mmask16 last = static_cast<__mmask16>(first_bytes(rest - 16 * (vectors - 1)));
             const Panels panels{b.bytes + whole / kPanel * b.panel_bytes, b.panel_bytes, rest};
-            products[2 * a.count + vectors - 3](a, groups, panels, offsets, {sums.values + whole, sums.stride, sums.fresh}, last);
+            products[2 * a.count + vectors - 3](a, groups, panels, offsets, {sums.values + whole, sums.stride, sums.fresh, sums.past_caches}, last);
         }
     }
 };
