@@ -115,16 +115,16 @@ constexpr auto vector_products(std::integer_sequence<int, Index...>) {
     return std::array<VectorProduct, sizeof...(Index)>{multiply_vectors<Index / 2 + 1, Index % 2 + 1>...};
 }
 
-// What `Product` needs to know of the unit. Sizes for caches of 32 KB and 1 MB.
+// What `Product` needs to know of the unit (see MatrixUnit). Sizes for caches of 32 KB and 1 MB.
 struct VectorUnit {
     struct Registers {};
     using Panel = VectorPanel;
 
     static constexpr int64_t kRows = kVectorRows, kRowUnit = 1;
     static constexpr int64_t kRowClocks = 10;  // that adding up a row takes, whatever its length
-    static constexpr int64_t kPartSteps = 24;
+    static constexpr int64_t kPartSteps = 24;  // fewer than in tiles: a panel and the rows that meet it take less of the caches
     static constexpr int64_t kGroupBytes = 1 << 19;
-    static constexpr int64_t kThreadProducts = 1 << 20;  // multiply-accumulates that are worth another thread
+    static constexpr int64_t kThreadProducts = 1 << 20;
     static constexpr bool kWholeTiles = false;
 
     // -128 times the sum of each row.
@@ -146,7 +146,8 @@ struct VectorUnit {
             const int64_t vectors = ceil_div(rest, 16);
             const __mmask16 last = static_cast<__mmask16>(first_bytes(rest - 16 * (vectors - 1)));
             const Panels panels{b.bytes + whole / kPanel * b.panel_bytes, b.panel_bytes, rest};
-            products[2 * a.count + vectors - 3](a, groups, panels, offsets, {sums.values + whole, sums.stride, sums.fresh, sums.past_caches}, last);
+            const Sums right{sums.values + whole, sums.stride, sums.fresh, sums.past_caches};
+            products[2 * a.count + vectors - 3](a, groups, panels, offsets, right, last);
         }
     }
 };
