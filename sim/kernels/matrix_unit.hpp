@@ -90,13 +90,14 @@ class MatrixUnit {
     static constexpr int64_t kChunkSteps = 10;           // steps of a part at a time: 20 KB of A stay in the first cache
     static constexpr int64_t kGroupBytes = 1 << 20;      // of B at a time: stays in the second cache while all rows of A pass
     static constexpr int64_t kThreadProducts = 8 << 20;  // multiply-accumulates that are worth another thread
+    static constexpr bool kSpareColumns = false;         // there are no offsets to be found
     static constexpr bool kWholeTiles = true;            // reads 16 or 32 rows of whole cache lines, writes 16 or 32 columns
 
     // No sums are off by anything.
     static void row_offsets(const Rows&, int64_t, int32_t*) {}
 
     // sums (+)= A B for at most 32 rows and `values` of k. The rows go in chunks of k that stay in the first cache.
-    static void multiply(const Rows& a, int64_t values, const Panels& b, const int32_t*, const Sums& sums) {
+    static void multiply(const Rows& a, int64_t values, const Panels& b, int32_t*, bool, const Sums& sums) {
         const int64_t steps = ceil_div(values, kStep), chunks = ceil_div(steps, kChunkSteps);
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
             const int64_t from = steps * chunk / chunks, length = steps * (chunk + 1) / chunks - from;

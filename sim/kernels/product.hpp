@@ -144,17 +144,20 @@ class Product {
         const int64_t height = rows.end - rows.begin;
         // Nearly equal blocks: a last one of a few rows would be slow.
         const int64_t lines_each = round_up(ceil_div(height, ceil_div(height, Unit::kRows)), Unit::kRowUnit);
+        // Where the last vector of columns is not full, the unit finds the offsets of the rows in what is left of it.
+        const int64_t group_columns = std::min(op_.n, group.end * kPanel) - group.begin * kPanel;
+        const bool found = Unit::kSpareColumns && group_columns % kTile != 0 && group.end - group.begin <= kBandPanels;
         int32_t offsets[kPanel];
         for (int64_t m0 = rows.begin; m0 < rows.end; m0 += lines_each) {
             const int64_t lines = std::min(lines_each, rows.end - m0);
             const Rows a = a_.rows(m0, lines, begin, end, room.block, a_stride_);
-            Unit::row_offsets(a, end - begin, offsets);
+            if (!found) Unit::row_offsets(a, end - begin, offsets);
             for (int64_t p = group.begin; p < group.end; p += kBandPanels) {
                 const int64_t n0 = p * kPanel;
                 const int64_t columns = std::min(std::min(kBandPanels, group.end - p) * kPanel, op_.n - n0);
                 const Panels right{panels + (p - group.begin) * panel_bytes, panel_bytes, columns};
                 const Sums sums = sums_of(m0, m0 - rows.begin, n0, n0 - own_panel * kPanel, room, part == 0);
-                Unit::multiply(a, end - begin, right, offsets, sums);
+                Unit::multiply(a, end - begin, right, offsets, found, sums);
                 if (part == parts_ - 1) finish(sums, m0, lines, n0, columns);
             }
         }

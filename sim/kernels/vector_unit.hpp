@@ -62,8 +62,9 @@ inline __m128i row_sums(const int8_t* row0, const int8_t* row1, const int8_t* ro
 
 // sums[Rows, 16 Vectors] (+)= A[Rows, 4 groups] panel[4 groups, 16 Vectors], for some panels one after the other; of the last 16
 // columns of each those of `last` are kept. The loops must be unrolled while the compiler still can put each sum into a register.
+// With `find`, offsets are not known yet: the last column is a spare one, packed as zeros, whose sums without them are what they take away.
 template <int Rows, int Vectors>
-void multiply_vectors(const systolora::Rows& rows, int64_t groups, const Panels& panels, const int32_t* offsets, const Sums& sums,
+void multiply_vectors(const systolora::Rows& rows, int64_t groups, const Panels& panels, int32_t* offsets, bool find, const Sums& sums,
                       __mmask16 last) {
     const int64_t a_stride = rows.stride, stride = sums.stride;
     const bool fresh = sums.fresh, past_caches = sums.past_caches;
@@ -76,7 +77,7 @@ void multiply_vectors(const systolora::Rows& rows, int64_t groups, const Panels&
         for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 2
             for (int j = 0; j < Vectors; ++j) {
-                total[i][j] = _mm512_set1_epi32(offsets[i]);
+                total[i][j] = find ? _mm512_setzero_si512() : _mm512_set1_epi32(offsets[i]);
                 if (fresh) continue;
                 const __m512i before = _mm512_maskz_loadu_epi32(j == Vectors - 1 ? last : 0xffff, place + i * stride + 16 * j);
                 total[i][j] = _mm512_add_epi32(total[i][j], before);
@@ -95,6 +96,15 @@ void multiply_vectors(const systolora::Rows& rows, int64_t groups, const Panels&
                 for (int j = 0; j < Vectors; ++j) add_products(total[i][j], b[j], left);
             }
         }
+        if (find) {
+#pragma GCC unroll 16
+            for (int i = 0; i < Rows; ++i) {
+                const __m512i spare = _mm512_permutexvar_epi32(_mm512_set1_epi32(15), total[i][Vectors - 1]);
+                offsets[i] = -_mm_cvtsi128_si32(_mm512_castsi512_si128(spare));
+#pragma GCC unroll 2
+                for (int j = 0; j < Vectors; ++j) total[i][j] = _mm512_sub_epi32(total[i][j], spare);
+            }
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 2
@@ -105,7 +115,7 @@ void multiply_vectors(const systolora::Rows& rows, int64_t groups, const Panels&
     }
 }
 
-using VectorProduct = void (*)(const Rows&, int64_t, const Panels&, const int32_t*, const Sums&, __mmask16);
+using VectorProduct = void (*)(const Rows&, int64_t, const Panels&, int32_t*, bool, const Sums&, __mmask16);
 
 constexpr int64_t kVectorRows = 12;  // with two vectors a row: 24 sums, two vectors of B and one of A in 32 registers
 
@@ -125,6 +135,7 @@ struct VectorUnit {
     static constexpr int64_t kPartSteps = 24;  // fewer than in tiles: a panel and the rows that meet it take less of the caches
     static constexpr int64_t kGroupBytes = 1 << 19;
     static constexpr int64_t kThreadProducts = 1 << 20;
+    static constexpr bool kSpareColumns = true;
     static constexpr bool kWholeTiles = false;
 
     // -128 times the sum of each row.
@@ -137,18 +148,20 @@ struct VectorUnit {
         }
     }
 
-    // As `MatrixUnit::multiply`, for at most kRows rows; writes no other columns. `offsets`: what is added to the sums of each row.
-    static void multiply(const Rows& a, int64_t values, const Panels& b, const int32_t* offsets, const Sums& sums) {
+    // As `MatrixUnit::multiply`, for at most kRows rows; writes no other columns. `offsets`: what is added to the sums of each row;
+    // with `find`, it is found and written there.
+    static void multiply(const Rows& a, int64_t values, const Panels& b, int32_t* offsets, bool find, const Sums& sums) {
         static constexpr auto products = vector_products(std::make_integer_sequence<int, 2 * kVectorRows>());
         const int64_t whole = b.columns / kPanel * kPanel, rest = b.columns - whole, groups = ceil_div(values, 4);
-        if (whole) products[2 * a.count - 1](a, groups, {b.bytes, b.panel_bytes, whole}, offsets, sums, 0xffff);
+        // The rest first: it may have to find the offsets.
         if (rest) {
             const int64_t vectors = ceil_div(rest, 16);
             const __mmask16 last = static_cast<__mmask16>(first_bytes(rest - 16 * (vectors - 1)));
             const Panels panels{b.bytes + whole / kPanel * b.panel_bytes, b.panel_bytes, rest};
             const Sums right{sums.values + whole, sums.stride, sums.fresh, sums.past_caches};
-            products[2 * a.count + vectors - 3](a, groups, panels, offsets, right, last);
+            products[2 * a.count + vectors - 3](a, groups, panels, offsets, find, right, last);
         }
+        if (whole) products[2 * a.count - 1](a, groups, {b.bytes, b.panel_bytes, whole}, offsets, false, sums, 0xffff);
     }
 };
 
