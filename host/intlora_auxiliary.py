@@ -58,7 +58,12 @@ def matching_factor(weight: Float32, r0: Float32, ratio: str, exponent: float) -
     else:
         reach = np.minimum(np.abs(r0.max(1)), np.abs(r0.min(1))).astype(np.float64)
         quotient = np.abs(weight).max(1).astype(np.float64) / (reach + 1e-8)
-    mantissa, power = np.frexp(quotient**exponent)
+    return rounded_to_8_bits(quotient**exponent)
+
+
+def rounded_to_8_bits(x: NDArray[np.float64]) -> Float32:
+    """float64 values rounded to 8 significant bits, as float32: the last bits of a power or a sum cannot show in it."""
+    mantissa, power = np.frexp(x)
     return np.ldexp(np.rint(mantissa * 256) / 256, power).astype(np.float32)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .intlora_auxiliary import auxiliary, layer_seed, matching_factor
+from .intlora_auxiliary import auxiliary, layer_seed, matching_factor, rounded_to_8_bits
 from .intlora_quantizers import FACTORS, Float32, Int32, RowGrid, rounded_log2, row_error, search_grid
 from .intlora_settings import IntLoraSettings
 
@@ -127,10 +127,7 @@ class _IntLoraRule(Rule):
         of each row's deviation above and below it."""
         if not self.settings.reach:
             return [product]
-        margin = self.settings.reach * self.weight.std(1, dtype=np.float64)
-        mantissa, power = np.frexp(margin)
-        # Rounded to 8 bits, so that the last bits of a sum cannot show.
-        step = np.ldexp(np.rint(mantissa * 256) / 256, power).astype(np.float32)[:, None]
+        step = rounded_to_8_bits(self.settings.reach * self.weight.std(1, dtype=np.float64))[:, None]
         return [product, product + step, product - step]
 
     def _choose_narrowing(self, products: list[Float32]) -> None:

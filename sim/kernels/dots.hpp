@@ -61,6 +61,7 @@ class Dots {
             epilogue_.pad(0, op_.m, 0, op_.n);
         } else {
             epilogue_.finish(sums_, sums_stride_, 0, op_.m, 0, op_.n);
+            Epilogue::complete_stores();
         }
         return kOk;
     }

@@ -63,6 +63,7 @@ extern "C" int systolora_epilogue(const uint64_t* words, uint8_t* bytes, uint64_
     run_threads(threads, [&](int index) {
         const Range rows(op.m, 1, index, threads);
         epilogue.finish(sums + rows.begin * op.n, op.n, rows.begin, rows.end - rows.begin, 0, op.n);
+        Epilogue::complete_stores();
     });
     return kOk;
 }

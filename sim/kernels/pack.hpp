@@ -125,7 +125,8 @@ class OperandB {
         block_rows_ = round_up(op.n, memory.bus_bytes);
     }
 
-    // Packs `steps` steps of columns n0 .. n0 + 31; rows from k on are zero, columns from n on may hold anything.
+    // Packs `steps` steps of columns n0 .. n0 + 31; rows from k on are zero, columns from n on are zero too, but in a tile that holds none
+    // before n, which is left as it is.
     void pack_panel(int64_t n0, int64_t first_step, int64_t steps, int8_t* panel) const {
         for (int64_t step = first_step; step < first_step + steps; ++step) {
             for (int64_t tile = 0; tile < 2; ++tile) {
