@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.table import Table
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Dataflow, End, Gemm, Result, ScaleMode, encode_program
-from systolora.sim.csim import CsimDevice
-from systolora.sim.csim_build import Build, compile_cached
-from systolora.sim.device import Program
+from systolora.sim.csim.build import Build, compile_cached
+from systolora.sim.csim.device import CsimDevice
+from systolora.sim.functional.device import Program
 
 CONFIG = ArrayConfig()
 WORKLOADS = (("K/V projection", 77, 320, 768), ("self-attention", 1024, 640, 640), ("low rank", 77, 4, 768))
 FLAGS = ("-std=c++14", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-shared")
-"""As `systolora.sim.csim_build` compiles the hardware's source."""
+"""As `systolora.sim.csim.build` compiles the hardware's source."""
 
 
 @dataclass(frozen=True)

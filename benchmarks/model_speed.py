@@ -9,17 +9,17 @@ import time
 
 from rich.console import Console
 from rich.table import Table
+from systolora.cost.policies import run_policies
+from systolora.cost.settings import SimulateSettings
+from systolora.cost.simulation import simulate_workload, step_program
+from systolora.cost.workloads import StepOptions, Workload, trace_workload
 from systolora.hls.config import ArrayConfig
-from systolora.policies import run_policies
-from systolora.sim.columns import GemmColumns
-from systolora.sim.energy import technology
-from systolora.sim.events import program_events
-from systolora.sim.instruction_times import instruction_cycles
-from systolora.sim.performance import gemm_costs
-from systolora.sim.tile_times import Machine
-from systolora.simulate import simulate_workload, step_program
-from systolora.simulate_settings import SimulateSettings
-from systolora.workloads import StepOptions, Workload, trace_workload
+from systolora.sim.cost.columns import GemmColumns
+from systolora.sim.cost.energy import technology
+from systolora.sim.cost.events import program_events
+from systolora.sim.cost.instruction_times import instruction_cycles
+from systolora.sim.cost.performance import gemm_costs
+from systolora.sim.cost.tile_times import Machine
 
 
 def main() -> None:

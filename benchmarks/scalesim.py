@@ -2,7 +2,7 @@
 
     python benchmarks/scalesim.py                      # makes an environment for SCALE-Sim under build/scalesim
     python benchmarks/scalesim.py --python /path/to/its/python
-    python benchmarks/scalesim.py --write tests/sim/data/scalesim_totals.json     # renews the test data
+    python benchmarks/scalesim.py --write tests/sim/cost/data/scalesim_totals.json     # renews the test data
 
 SCALE-Sim is a benchmark, not a dependency: it lives in an environment of its own, because 3.0.0 needs numpy below 2.4.
 """
@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Dataflow, Gemm
-from systolora.sim.columns import GemmColumns
-from systolora.sim.mapping import best_tilings
-from systolora.sim.performance import gemm_costs
-from systolora.sim.scalesim import DATAFLOWS, scalesim_report
-from systolora.sim.tile_times import Machine
+from systolora.sim.cost.columns import GemmColumns
+from systolora.sim.cost.mapping import best_tilings
+from systolora.sim.cost.performance import gemm_costs
+from systolora.sim.cost.scalesim import DATAFLOWS, scalesim_report
+from systolora.sim.cost.tile_times import Machine
 
 WORKER = Path(__file__).parent / "scalesim_worker.py"
 PACKAGES = ("scalesim==3.0.0", "numpy<2.4")

@@ -26,7 +26,7 @@ TESTBENCH_BYTES = 1 << 17
 """Device memory of the testbench, and what each memory port sees in C/RTL co-simulation."""
 
 GOLDEN_FILE = "tb/golden.hpp"
-"""Where the testbench's data lie in a project; `systolora.sim.golden` makes them."""
+"""Where the testbench's data lie in a project; `systolora.sim.csim.golden` makes them."""
 
 LINE_WORDS = 32
 """Bus words in a line buffer of a transposing load and of QUANTIZE: long enough for a burst, short enough for LUT RAM."""
@@ -94,7 +94,7 @@ def render_project(config: ArrayConfig) -> dict[str, str]:
 def write_project(config: ArrayConfig, folder: Path) -> list[Path]:
     """Writes the project into a folder, which is made if needed; returns the files written, sorted.
 
-    The testbench also needs `GOLDEN_FILE`, which `systolora.sim.golden.write_golden` makes.
+    The testbench also needs `GOLDEN_FILE`, which `systolora.sim.csim.golden.write_golden` makes.
     """
     written = []
     for path, text in sorted(render_project(config).items()):

@@ -1,6 +1,6 @@
 """The instructions as objects, and their binary form.
 
-What an instruction computes is defined by `systolora.sim.reference`; which instructions are refused, by `systolora.hls.check`;
+What an instruction computes is defined by `systolora.sim.functional.reference`; which instructions are refused, by `systolora.hls.check`;
 where each field lies, by `systolora.hls.fields`.
 """
 

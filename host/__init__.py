@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "offload": "systolora.offloading",
-    "OffloadHandle": "systolora.offloading",
-    "QuantizationConfig": "systolora.quantization",
+    "offload": "systolora.offloading.model",
+    "OffloadHandle": "systolora.offloading.model",
+    "QuantizationConfig": "systolora.offloading.quantization",
     "open_device": "systolora.device",
 }
 

@@ -1,5 +1,5 @@
 """`python -m systolora`: the command line, for launchers that start a module (torchrun, accelerate)."""
 
-from .cli import main
+from systolora.cli.app import main
 
 main()

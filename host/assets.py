@@ -24,6 +24,6 @@ def _shipped(name: str, inner: str = "") -> Path:
     if not (path / inner).exists():
         raise FileNotFoundError(
             f"{path / inner} is missing from this installation of systolora; install the wheel again, "
-            "or make the demo model with: python -m systolora.pretrain --out DIR"
+            "or make the demo model with: python -m systolora.demo.pretrain --out DIR"
         )
     return path

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from systolora.hls.config import ArrayConfig, board_config
-from systolora.sim.device import Device
-
-if TYPE_CHECKING:
-    from .settings import TrainSettings
+from systolora.hls.config import ArrayConfig
+from systolora.sim.functional.device import Device
 
 BACKENDS: dict[str, tuple[str, str, str]] = {
-    "emulator": ("systolora.sim.emulator", "EmulatorDevice", "install systolora again"),
-    "csim": ("systolora.sim.csim", "CsimDevice", "install systolora again, and a C++ compiler (apt install g++)"),
-    "board": ("systolora.board", "open_board", "on the board: pip install 'systolora[board]' (docs/board.md)"),
+    "emulator": ("systolora.sim.functional.emulator", "EmulatorDevice", "install systolora again"),
+    "csim": (
+        "systolora.sim.csim.device",
+        "CsimDevice",
+        "install systolora again, and a C++ compiler (apt install g++)",
+    ),
+    "board": ("systolora.board.opening", "open_board", "on the board: pip install 'systolora[board]' (docs/board.md)"),
 }
 """Backend to (module, what opens it, how to get it)."""
 
@@ -43,7 +44,7 @@ def open_device(
         raise BackendError(f"emulated_board = {emulated_board!r} goes with backend 'board', not {backend!r}")
     module, opener, remedy = BACKENDS[backend]
     if emulated_board:
-        module, opener = "systolora.emulated_open", "open_emulated_board"
+        module, opener = "systolora.emulated_board.opening", "open_emulated_board"
         options = {"board": config or emulated_board, **options}
     elif config is not None:
         options = {"config": config, **options}
@@ -52,14 +53,3 @@ def open_device(
     except (ImportError, AttributeError) as error:
         raise BackendError(f"backend {backend!r} is not installed ({error}): {remedy}") from error
     return opens(**options)
-
-
-def open_device_for(settings: TrainSettings) -> Device:
-    """The device that the settings of a training run name.
-
-    Raises:
-        BackendError: if its backend is not installed.
-        ConfigError: if there is no preset of that board.
-    """
-    config = board_config(settings.board) if settings.board else None
-    return open_device(settings.backend, config, emulated_board=settings.emulated_board)

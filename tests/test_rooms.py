@@ -61,7 +61,9 @@ def test_pynq_is_imported_by_the_board_alone() -> None:
     assert all(name.startswith(("board", "emulated_")) for name in users), users
 
 
-@pytest.mark.parametrize("module", ["systolora", "systolora.hls", "systolora.sim.device", "systolora.cli"])
+@pytest.mark.parametrize(
+    "module", ["systolora", "systolora.hls", "systolora.sim.functional.device", "systolora.cli.app"]
+)
 def test_importing_the_small_rooms_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,7 +19,7 @@ from systolora.assets import judge_file, pipeline_folder
 from systolora.bitstreams.store import list_folders
 from systolora.hls import ArrayConfig
 from systolora.hls.generate import render_project
-import systolora.sim.native
+import systolora.sim.functional.native
 assert pathlib.Path(systolora.__file__).is_relative_to(sys.argv[1]), systolora.__file__
 assert judge_file().is_file() and (pipeline_folder() / "unet").is_dir()
 assert len(render_project(ArrayConfig())) > 20

@@ -1,4 +1,4 @@
-// From int32 sums to C, with the bits of systolora.sim.reference.epilogue.
+// From int32 sums to C, with the bits of systolora.sim.functional.reference.epilogue.
 #pragma once
 
 #ifdef __AVX512F__

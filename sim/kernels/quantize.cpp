@@ -1,4 +1,4 @@
-// QUANTIZE: float32 or bfloat16 [m, n] to int8 and scales, with the bits of systolora.sim.reference.quantize.
+// QUANTIZE: float32 or bfloat16 [m, n] to int8 and scales, with the bits of systolora.sim.functional.reference.quantize.
 
 #include <cmath>
 

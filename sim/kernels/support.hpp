@@ -72,7 +72,7 @@ class Scratch {
     size_t size_ = 0;
 };
 
-// What multiplies, worst first. systolora.sim.native.Unit has the same numbers.
+// What multiplies, worst first. systolora.sim.functional.native.Unit has the same numbers.
 enum UnitKind { kNoUnit = 0, kVectorUnit = 1, kMatrixUnit = 2 };
 
 constexpr int kOk = 0;

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from systolora.sim.csim_build import CsimBuildError, cache_folder, find_ap_headers
+from systolora.sim.csim.build import CsimBuildError, cache_folder, find_ap_headers
 
 _WHEEL = "hls4ml==1.3.0"
 _INSIDE = "hls4ml/templates/vivado/ap_types/"

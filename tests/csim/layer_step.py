@@ -24,7 +24,7 @@ from systolora.hls.isa import (
     ScaleMode,
     encode_program,
 )
-from systolora.sim.memory import DEFAULT_BASE
+from systolora.sim.functional.memory import DEFAULT_BASE
 
 from .random_programs import Case
 

@@ -10,7 +10,7 @@ import numpy as np
 from systolora.hls.check import STATUS_BYTES, Region, round_up
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import FIELDS, INSTRUCTION_BYTES, INSTRUCTION_WORDS, End, Opcode, encode
-from systolora.sim.memory import DEFAULT_BASE
+from systolora.sim.functional.memory import DEFAULT_BASE
 
 from .random_programs import ProgramBuilder
 

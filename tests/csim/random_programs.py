@@ -37,7 +37,7 @@ from systolora.hls.isa import (
     Source,
     encode_program,
 )
-from systolora.sim.memory import DEFAULT_BASE, DeviceMemory
+from systolora.sim.functional.memory import DEFAULT_BASE, DeviceMemory
 
 WINDOW_BYTES = 1 << 20
 

@@ -10,9 +10,9 @@ from systolora.hls.check import STATUS_BYTES, round_up
 from systolora.hls.config import MAX_K, ArrayConfig
 from systolora.hls.isa import Dataflow, Gemm
 from systolora.hls.registers import Status
-from systolora.sim.controller import Controller
-from systolora.sim.csim import open_csim
-from systolora.sim.csim_build import build_library
+from systolora.sim.csim.build import build_library
+from systolora.sim.csim.device import open_csim
+from systolora.sim.functional.controller import Controller
 
 from .random_programs import Case, ProgramBuilder, random_case
 

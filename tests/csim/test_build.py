@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from systolora.hls.config import ArrayConfig
 from systolora.hls.generate import GOLDEN_FILE, render_sources, write_project
-from systolora.sim import csim_build
-from systolora.sim.csim_build import WARNINGS, CsimBuildError, build_library, cache_folder, compile_cached, sanitized
-from systolora.sim.golden import golden_programs, write_golden
+from systolora.sim.csim import build as csim_build
+from systolora.sim.csim.build import WARNINGS, CsimBuildError, build_library, cache_folder, compile_cached, sanitized
+from systolora.sim.csim.golden import golden_programs, write_golden
 
 CONFIGURATIONS = {
     "64x64": ArrayConfig(),

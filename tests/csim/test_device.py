@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import End, ErrorCode, Gemm, encode, encode_program
-from systolora.sim.csim import CsimDevice
-from systolora.sim.device import DeviceError, Program
-from systolora.sim.memory import BufferMisuseError
+from systolora.sim.csim.device import CsimDevice
+from systolora.sim.functional.device import DeviceError, Program
+from systolora.sim.functional.memory import BufferMisuseError
 
 CONFIG = ArrayConfig(rows=8, cols=16)
 

@@ -19,9 +19,9 @@ from systolora.hls.check import Region
 from systolora.hls.config import ArrayConfig
 from systolora.hls.generate import render_sources
 from systolora.hls.isa import Axis, End, ErrorCode, Gemm, Instruction, Quantize, encode_program
-from systolora.sim.controller import Controller
-from systolora.sim.csim_build import build_sanitized, compile_cached, sanitized
-from systolora.sim.memory import DEFAULT_BASE, DeviceMemory
+from systolora.sim.csim.build import build_sanitized, compile_cached, sanitized
+from systolora.sim.functional.controller import Controller
+from systolora.sim.functional.memory import DEFAULT_BASE, DeviceMemory
 
 from .mutations import DATA, MEMORY_BYTES, Mutator, Start
 

@@ -8,9 +8,9 @@ from systolora.hls.check import STATUS_BYTES
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Dataflow, ErrorCode
 from systolora.hls.registers import Status
-from systolora.sim.controller import Controller
-from systolora.sim.csim import open_csim
-from systolora.sim.csim_build import build_library
+from systolora.sim.csim.build import build_library
+from systolora.sim.csim.device import open_csim
+from systolora.sim.functional.controller import Controller
 
 from .layer_step import LayerStep
 

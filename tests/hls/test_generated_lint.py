@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from systolora.hls.config import BOARDS, ArrayConfig
 from systolora.hls.generate import write_project
-from systolora.sim.golden import write_golden
-from systolora.sim.lint import lint_folder
+from systolora.sim.csim.golden import write_golden
+from systolora.sim.lint.run import lint_folder
 
 CONFIGS = {
     "default": ArrayConfig(),

@@ -8,14 +8,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from systolora.device import BackendError, open_device, open_device_for
+from systolora.device import BackendError, open_device
 from systolora.hls.config import ArrayConfig, ConfigError
-from systolora.layer import OffloadedLayer
-from systolora.linear import Adapter, offloaded_linear
-from systolora.quantization import QuantizationConfig
-from systolora.session import Session
-from systolora.settings import TrainSettings
-from systolora.sim.device import Device
+from systolora.offloading.layer import OffloadedLayer
+from systolora.offloading.linear import Adapter, offloaded_linear
+from systolora.offloading.quantization import QuantizationConfig
+from systolora.offloading.session import Session
+from systolora.sim.functional.device import Device
+from systolora.training.device import open_device_for
+from systolora.training.settings import TrainSettings
 
 SMALL = ArrayConfig(rows=8, cols=8, input_bytes=4096, weight_bytes=4096, output_bytes=16384)
 
@@ -46,8 +47,8 @@ def test_a_backend_that_does_not_exist() -> None:
 @pytest.mark.parametrize(
     ("backend", "module", "remedy"),
     [
-        ("csim", "systolora.sim.csim", r"apt install g\+\+"),
-        ("board", "systolora.board", r"pip install 'systolora\[board\]'"),
+        ("csim", "systolora.sim.csim.device", r"apt install g\+\+"),
+        ("board", "systolora.board.opening", r"pip install 'systolora\[board\]'"),
     ],
 )
 def test_a_backend_that_is_not_installed(

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from systolora.board_lane import Timing
-from systolora.emulated_board import BoardOptions
-from systolora.emulated_faults import Faults
-from systolora.emulated_open import open_emulated_board
+from systolora.board.lane import Timing
+from systolora.emulated_board.faults import Faults
+from systolora.emulated_board.hardware import BoardOptions
+from systolora.emulated_board.opening import open_emulated_board
 from systolora.hls.config import ArrayConfig
 
 SMALL = ArrayConfig(rows=8, cols=8, input_bytes=16384, weight_bytes=16384, output_bytes=32768)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from systolora.board_buffers import slot_size
-from systolora.emulated_board import BoardOptions
+from systolora.board.buffers import slot_size
+from systolora.emulated_board.hardware import BoardOptions
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import End, Gemm, Result, encode_program
-from systolora.sim.device import Buffer, Device, Program
-from systolora.sim.emulator import EmulatorDevice
-from systolora.sim.memory import BufferMisuseError
+from systolora.sim.functional.device import Buffer, Device, Program
+from systolora.sim.functional.emulator import EmulatorDevice
+from systolora.sim.functional.memory import BufferMisuseError
 
 SIDE = 16
 ACTIONS = st.lists(

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from systolora.emulated_board import BoardOptions
+from systolora.emulated_board.hardware import BoardOptions
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import ErrorCode
-from systolora.sim.csim import CsimDevice
-from systolora.sim.device import Device, DeviceError, Program
-from systolora.sim.emulator import EmulatorDevice
-from systolora.sim.randoms import random_gemm, random_patches, random_quantize
-from systolora.sim.trials import Trial, gemm_trial, join, quantize_trial
+from systolora.sim.csim.device import CsimDevice
+from systolora.sim.functional.device import Device, DeviceError, Program
+from systolora.sim.functional.emulator import EmulatorDevice
+from systolora.sim.functional.randoms import random_gemm, random_patches, random_quantize
+from systolora.sim.functional.trials import Trial, gemm_trial, join, quantize_trial
 
 
 @pytest.fixture(params=["emulator", "csim", "board on emulator", "board on csim"])

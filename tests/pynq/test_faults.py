@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from systolora.board_errors import BoardLost, BoardTimeout
-from systolora.emulated_board import BoardOptions
-from systolora.emulated_faults import ALWAYS, Faults
-from systolora.emulated_kernel import KernelOptions
+from systolora.board.errors import BoardLost, BoardTimeout
+from systolora.emulated_board.faults import ALWAYS, Faults
+from systolora.emulated_board.hardware import BoardOptions
+from systolora.emulated_board.kernel import KernelOptions
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import ErrorCode, Result
-from systolora.sim.device import Device, DeviceError, OutOfDeviceMemory, Program
-from systolora.sim.randoms import random_gemm, random_quantize
-from systolora.sim.trials import Trial, gemm_trial, join, quantize_trial
+from systolora.sim.functional.device import Device, DeviceError, OutOfDeviceMemory, Program
+from systolora.sim.functional.randoms import random_gemm, random_quantize
+from systolora.sim.functional.trials import Trial, gemm_trial, join, quantize_trial
 
 TIMES = {"program": 0.8, "reset": 1.0}
 
@@ -170,7 +170,7 @@ def test_an_image_without_any_uio_device_is_polled(
     def nothing_there(_: object, number: int) -> str:
         raise FileNotFoundError("/sys/class/uio")
 
-    monkeypatch.setattr("systolora.emulated_board.EmulatedBoard.interrupt_path", nothing_there)
+    monkeypatch.setattr("systolora.emulated_board.hardware.EmulatedBoard.interrupt_path", nothing_there)
     with pytest.warns(UserWarning, match="no interrupts: /sys/class/uio; polling"):
         device = open_board()
     check_works(device, 0)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from systolora.board import open_design
-from systolora.board_design import BoardDesign
-from systolora.board_errors import BoardLost, BoardOpenError
-from systolora.emulated_board import EmulatedBoard, write_design
-from systolora.emulated_faults import Faults
+from systolora.board.design import BoardDesign
+from systolora.board.errors import BoardLost, BoardOpenError
+from systolora.board.opening import open_design
+from systolora.emulated_board.faults import Faults
+from systolora.emulated_board.hardware import EmulatedBoard, write_design
 from systolora.hls.boards import pl_clock
 from systolora.hls.config import ArrayConfig, board_config
 from systolora.hls.regmap import predict_map
@@ -20,7 +20,7 @@ from systolora.hls.regmap import predict_map
 
 def refuse(tmp_path: Path, config: ArrayConfig, edit: Callable[[str], str] = str, **changes: Any) -> None:
     """Opens a board whose design files or hardware do not fit; the caller expects the error."""
-    from systolora.emulated_device import EmulatedDevice
+    from systolora.emulated_board.device import EmulatedDevice
 
     board = EmulatedBoard(changes.get("hardware", config))
     bitfile = write_design(tmp_path, config, edit)
@@ -88,7 +88,7 @@ def test_core_that_reports_another_fingerprint_than_the_identity_register(
 
 def run_empty(device: Any) -> Any:
     from systolora.hls.isa import End, encode
-    from systolora.sim.device import Program
+    from systolora.sim.functional.device import Program
 
     return device.run(Program(encode(End())))
 

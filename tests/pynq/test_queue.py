@@ -12,11 +12,11 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from systolora.emulated_board import BoardOptions
-from systolora.emulated_kernel import KernelOptions
-from systolora.emulated_open import open_emulated_board
+from systolora.emulated_board.hardware import BoardOptions
+from systolora.emulated_board.kernel import KernelOptions
+from systolora.emulated_board.opening import open_emulated_board
 from systolora.hls.isa import End, Fence, Gemm, Result, encode_program
-from systolora.sim.device import Buffer, DeviceError, Program
+from systolora.sim.functional.device import Buffer, DeviceError, Program
 
 SIDE = 16
 
@@ -188,7 +188,7 @@ def test_a_board_that_is_dropped_is_closed() -> None:
 def test_a_process_with_a_board_ends_quietly(leader: bool, closing: str) -> None:
     """With and without `close`; and as the leader of a session, which a Jupyter kernel is."""
     code = "import warnings; warnings.simplefilter('ignore')\n" + (
-        f"from systolora.emulated_open import open_emulated_board\ndevice = open_emulated_board('ultra96v2')\n{closing}"
+        f"from systolora.emulated_board.opening import open_emulated_board\ndevice = open_emulated_board('ultra96v2')\n{closing}"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=leader)

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from systolora.bitstreams.manifest import FileEntry, load_manifest, render_manifest
 from systolora.bitstreams.store import PACKAGE, digest
-from systolora.emulated_board import BoardOptions, EmulatedBoard, write_design
-from systolora.emulated_kernel import KernelOptions
+from systolora.emulated_board.hardware import BoardOptions, EmulatedBoard, write_design
+from systolora.emulated_board.kernel import KernelOptions
 from systolora.hls.boards import pl_clock
 from systolora.hls.config import board_config
-from systolora.sim.device import OutOfDeviceMemory, Program
-from systolora.sim.randoms import random_gemm, random_quantize
-from systolora.sim.trials import Trial, gemm_trial, join, quantize_trial
+from systolora.sim.functional.device import OutOfDeviceMemory, Program
+from systolora.sim.functional.randoms import random_gemm, random_quantize
+from systolora.sim.functional.trials import Trial, gemm_trial, join, quantize_trial
 
 pytest.importorskip("pynq.pl_server.remote_device", reason="pynq 3.0 has no PYNQ.remote; 3.1 and later have")
 ULTRA = board_config("ultra96v2")
@@ -50,7 +50,7 @@ def built_folder(folder: Path, edit: Callable[[str], str] = str) -> Path:
 
 @pytest.fixture
 def server() -> Iterator[Any]:
-    from systolora.emulated_remote import serve
+    from systolora.emulated_board.remote import serve
 
     running = serve(EmulatedBoard(ULTRA, BoardOptions(cma_mb=16)))
     yield running
@@ -59,7 +59,7 @@ def server() -> Iterator[Any]:
 
 @pytest.fixture
 def remote(server: Any, tmp_path: Path) -> Iterator[Any]:
-    from systolora.board import open_board
+    from systolora.board.opening import open_board
 
     with open_board(bitstream=built_folder(tmp_path), remote=server.address) as device:
         yield device
@@ -101,9 +101,9 @@ def test_memory_exhausted_on_the_far_end_is_noticed(remote: Any) -> None:
 
 
 def test_a_connection_that_breaks_is_a_lost_board(tmp_path: Path) -> None:
-    from systolora.board import open_board
-    from systolora.board_errors import BoardLost
-    from systolora.emulated_remote import serve
+    from systolora.board.errors import BoardLost
+    from systolora.board.opening import open_board
+    from systolora.emulated_board.remote import serve
 
     options = BoardOptions(cma_mb=16, kernel=KernelOptions(latency=0.5))
     server = serve(EmulatedBoard(ULTRA, options))
@@ -123,7 +123,7 @@ def test_a_connection_that_breaks_is_a_lost_board(tmp_path: Path) -> None:
 
 def test_a_far_end_that_never_answers_meets_a_deadline(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import grpc
-    from systolora.board_remote import connect
+    from systolora.board.remote import connect
 
     device = connect(server.address, deadline=0.3)
     monkeypatch.setattr(server.board.bus, "read32", lambda address: time.sleep(1.0) or 0)
@@ -133,8 +133,8 @@ def test_a_far_end_that_never_answers_meets_a_deadline(server: Any, monkeypatch:
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    from systolora.board import open_board
-    from systolora.board_errors import BoardOpenError
+    from systolora.board.errors import BoardOpenError
+    from systolora.board.opening import open_board
 
     with pytest.raises(
         BoardOpenError, match=r"^board, connection: no PYNQ.remote server answers at 127.0.0.1:1 .*7967"
@@ -144,7 +144,7 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 def test_another_design_under_the_same_name_is_sent(server: Any, tmp_path: Path) -> None:
     """pynq would take the first one again: the board has a file of that name, and the bitstream has the same bytes."""
-    from systolora.board import open_board
+    from systolora.board.opening import open_board
 
     for index in range(2):
         folder = built_folder(tmp_path / str(index), edit=lambda text, index=index: text + "\n" * index)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from systolora.emulated_board import BoardOptions
-from systolora.emulated_faults import Faults
+from systolora.emulated_board.faults import Faults
+from systolora.emulated_board.hardware import BoardOptions
 from systolora.hls.config import ArrayConfig, board_config
 
 for package in ("torch", "diffusers", "peft", "accelerate"):
@@ -25,15 +25,15 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from systolora.demo import demo_pictures
-    from systolora.sprites import write_image_folder
+    from systolora.demo.run import demo_pictures
+    from systolora.demo.sprites import write_image_folder
 
     return write_image_folder(tmp_path_factory.mktemp("data") / "pictures", demo_pictures("heart", 0))
 
 
 def settings_for(pictures: Path, output: Path, **changes: Any) -> Any:
     from systolora.assets import pipeline_folder
-    from systolora.settings import TrainSettings
+    from systolora.training.settings import TrainSettings
 
     base = TrainSettings(
         model=str(pipeline_folder()),
@@ -58,7 +58,7 @@ def bits_of(adapter: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def emulator_adapter(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    from systolora.train import train
+    from systolora.training.trainer import train
 
     return bits_of(train(settings_for(pictures, tmp_path_factory.mktemp("emulator"))).adapter)
 
@@ -88,7 +88,7 @@ def test_the_command_gives_the_emulators_adapter(
 
 
 def train_on(device: Any, settings: Any, on_step: Callable[[Any], None] | None = None) -> dict[str, bytes]:
-    from systolora.train import Trainer
+    from systolora.training.trainer import Trainer
 
     trainer = Trainer(settings, device=device)
     try:
@@ -173,7 +173,7 @@ def run_processes(world: int, settings: Any) -> None:
 
 
 def losses(folder: Path) -> list[float]:
-    from systolora.train import LOG_FILE
+    from systolora.training.trainer import LOG_FILE
 
     return [json.loads(line)["loss"] for line in (folder / LOG_FILE).read_text().splitlines()]
 

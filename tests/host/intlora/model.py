@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from systolora.intlora_peft import IntLoraHandle, attach
-from systolora.intlora_settings import IntLoraSettings
-from systolora.sim.device import Device
+from systolora.intlora.peft import IntLoraHandle, attach
+from systolora.intlora.settings import IntLoraSettings
+from systolora.sim.functional.device import Device
 from torch import Tensor, nn
 
 RANK = 4

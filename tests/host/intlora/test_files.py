@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors import safe_open
+from systolora.cli.inspect_file import inspect_file
 from systolora.errors import UserError
-from systolora.inspect_file import inspect_file
-from systolora.intlora_file import IntLoraFile, fingerprint_of, read_file, write_file
-from systolora.intlora_merge import (
+from systolora.intlora.file import IntLoraFile, fingerprint_of, read_file, write_file
+from systolora.intlora.merge import (
     adapter_file,
     frozen_weights,
     merge_adapter,
@@ -24,11 +24,11 @@ from systolora.intlora_merge import (
     merged_weights,
     term_file,
 )
-from systolora.intlora_packing import pack, packed_bytes, unpack
-from systolora.intlora_peft import attach
-from systolora.intlora_rules import IntegerWeight
-from systolora.intlora_settings import METHODS, REMEDIES, IntLoraSettings
-from systolora.sim.emulator import EmulatorDevice
+from systolora.intlora.packing import pack, packed_bytes, unpack
+from systolora.intlora.peft import attach
+from systolora.intlora.rules import IntegerWeight
+from systolora.intlora.settings import METHODS, REMEDIES, IntLoraSettings
+from systolora.sim.functional.emulator import EmulatorDevice
 from torch import nn
 
 from .model import small_model, train_small

@@ -10,14 +10,14 @@ import torch
 from systolora.errors import UserError
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Axis
-from systolora.intlora_file import write_file
-from systolora.intlora_inference import install_merged, load_merged
-from systolora.intlora_merge import adapter_file, frozen_weights, merge_adapter, merged_file
-from systolora.intlora_rules import IntegerWeight
-from systolora.intlora_settings import METHODS, IntLoraSettings
-from systolora.sim import reference
-from systolora.sim.csim import CsimDevice
-from systolora.sim.emulator import EmulatorDevice
+from systolora.intlora.file import write_file
+from systolora.intlora.inference import install_merged, load_merged
+from systolora.intlora.merge import adapter_file, frozen_weights, merge_adapter, merged_file
+from systolora.intlora.rules import IntegerWeight
+from systolora.intlora.settings import METHODS, IntLoraSettings
+from systolora.sim.csim.device import CsimDevice
+from systolora.sim.functional import reference
+from systolora.sim.functional.emulator import EmulatorDevice
 
 from .model import small_model, train_small
 

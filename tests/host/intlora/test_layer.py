@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.tuners.lora.layer import Linear as LoraLinear
 from systolora.errors import UserError
+from systolora.experiments.baselines import RowRule, quantize_others, quantize_rows
 from systolora.hls.isa import Axis
-from systolora.intlora_baselines import RowRule, quantize_others, quantize_rows
-from systolora.intlora_digits import BASE, count_wide, digits, width
-from systolora.intlora_engine import DeviceEngine, TorchEngine, low_rank_product
-from systolora.intlora_layer import IntegerLayer, integer_linear
-from systolora.intlora_peft import attach
-from systolora.intlora_quantizers import search_grid
-from systolora.intlora_rules import Rule, make_rule
-from systolora.intlora_settings import METHODS, REMEDIES, IntLoraSettings
-from systolora.quantization import QuantizationConfig
-from systolora.session import Session
-from systolora.sim.device import Device
-from systolora.sim.emulator import EmulatorDevice
-from systolora.sim.reference import quantize
+from systolora.intlora.digits import BASE, count_wide, digits, width
+from systolora.intlora.engine import DeviceEngine, TorchEngine, low_rank_product
+from systolora.intlora.layer import IntegerLayer, integer_linear
+from systolora.intlora.peft import attach
+from systolora.intlora.quantizers import search_grid
+from systolora.intlora.rules import Rule, make_rule
+from systolora.intlora.settings import METHODS, REMEDIES, IntLoraSettings
+from systolora.offloading.quantization import QuantizationConfig
+from systolora.offloading.session import Session
+from systolora.sim.functional.device import Device
+from systolora.sim.functional.emulator import EmulatorDevice
+from systolora.sim.functional.reference import quantize
 from torch import Tensor
 
 from .model import RANK, small_model, train_small

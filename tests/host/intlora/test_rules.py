@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from systolora.errors import UserError
-from systolora.intlora_auxiliary import auxiliary, layer_seed, matching_factor
-from systolora.intlora_rules import INT8_LIMIT, MulRule, ShiftRule, make_rule
-from systolora.intlora_settings import DISTRIBUTIONS, METHODS, RATIOS, REMEDIES, IntLoraSettings, parse_remedies
+from systolora.intlora.auxiliary import auxiliary, layer_seed, matching_factor
+from systolora.intlora.rules import INT8_LIMIT, MulRule, ShiftRule, make_rule
+from systolora.intlora.settings import DISTRIBUTIONS, METHODS, RATIOS, REMEDIES, IntLoraSettings, parse_remedies
 
 some_remedies = st.lists(st.sampled_from(sorted(REMEDIES)), unique=True).map(tuple)
 

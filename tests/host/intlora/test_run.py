@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from systolora.adapter import ADAPTER_FILE
 from systolora.assets import pipeline_folder
-from systolora.cli import app
-from systolora.demo import demo_pictures
+from systolora.cli.app import app
+from systolora.demo.run import demo_pictures
+from systolora.demo.sprites import write_image_folder
 from systolora.errors import UserError
-from systolora.intlora_cells import Row
-from systolora.intlora_experiment import exponent_cells, main_cells, remedy_cells
-from systolora.intlora_export import load_unet
-from systolora.intlora_file import read_file
-from systolora.intlora_merge import merged_weights
-from systolora.intlora_table import BEGIN, END, page_tables, update_page
-from systolora.intlora_train import INTLORA_FILE
-from systolora.settings import TrainSettings, check_settings
-from systolora.sprites import write_image_folder
-from systolora.train import train
+from systolora.experiments.cells import Row
+from systolora.experiments.intlora import exponent_cells, main_cells, remedy_cells
+from systolora.experiments.table import BEGIN, END, page_tables, update_page
+from systolora.intlora.export import load_unet
+from systolora.intlora.file import read_file
+from systolora.intlora.merge import merged_weights
+from systolora.training.adapter import ADAPTER_FILE
+from systolora.training.integers import INTLORA_FILE
+from systolora.training.settings import TrainSettings, check_settings
+from systolora.training.trainer import train
 from typer.testing import CliRunner
 
 

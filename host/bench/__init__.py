@@ -1,0 +1,1 @@
+"""Measurements on this computer, each against a peer in the same run."""

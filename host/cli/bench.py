@@ -1,0 +1,130 @@
+"""`systolora bench`: the emulator's integer core, and a whole training step, next to what torch offers."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .options import Json
+
+if TYPE_CHECKING:
+    from systolora.bench.step import WayResult
+
+bench = typer.Typer(help="Measure speed and memory next to torch.", no_args_is_help=True)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds this module's commands to the command line."""
+    app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def emulator(
+    model: Annotated[str, typer.Option(help="Model whose step's GEMMs are measured.")] = "sd15",
+    resolution: Annotated[int, typer.Option(help="Pixels; 0 is the model's own.")] = 0,
+    shape: Annotated[list[str] | None, typer.Option(help="Measure these instead: MxNxK; may be repeated.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds, in which all take turns.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")] = 0,
+    json: Json = False,
+) -> None:
+    """Integer products of a training step on the emulator's core, next to torch's INT8, bfloat16 and float32."""
+    import torch
+    from systolora.bench.emulator import bench_emulator
+
+    if threads:
+        torch.set_num_threads(threads)
+    result = bench_emulator(_shapes(model, resolution, shape or []), repeats)
+    table = Table(title=f"10^9 operations a second, {result.threads} threads; peak {result.peak_gops:,.0f}")
+    names = list(result.rows[0].gops)
+    titles = ("ours" if name == "emulator" else name.replace(" ", "\n") for name in names)
+    for title in ("m x n x k", "count", *titles, "ours :\nint8", "spread"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in result.rows:
+        figures = [f"{row.gops[name]:,.0f}" for name in names]
+        table.add_row(
+            f"{row.m} x {row.n} x {row.k}",
+            str(row.count),
+            *figures,
+            f"{row.ratio:.2f}",
+            f"{row.spread['emulator']:.0%}",
+        )
+    console = Console(stderr=json)
+    console.print(table)
+    console.print(f"share of the peak at 4096 x 1280 x 1280: {100 * result.share_of_peak:.0f} %")
+    console.print(f"slowest next to torch int8: {result.worst_ratio:.2f} of its speed")
+    console.print(f"quantize, multiply, dequantize at 4096 x 320 x 320: {result.layer_ratio:.2f} x bfloat16's time")
+    if json:
+        found = asdict(result)
+        found["worst_ratio_to_best_peer"] = found.pop("worst_ratio")
+        print(jsonlib.dumps(found))
+
+
+@bench.command()
+def step(
+    model: Annotated[str, typer.Option(help="Model: sd15, sd21.")] = "sd15",
+    resolution: Annotated[int, typer.Option(help="Pixels; 0 is the model's own.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1,
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapter on cross-attention key and value.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps that count, after one that does not.")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each process; 0 leaves it to torch.")] = 0,
+    ways: Annotated[str, typer.Option(help="Which to run: int8, bf16, fp32, torchao.")] = "int8,bf16,fp32,torchao",
+    checkpointing: Annotated[bool, typer.Option(help="Gradient checkpointing, in all of them.")] = False,
+    attention_products: Annotated[bool, typer.Option(help="INT8: also q k^T and p v on the device.")] = False,
+    profile: Annotated[bool, typer.Option(help="Also say where a step's time goes.")] = False,
+    json: Json = False,
+) -> None:
+    """One LoRA training step with everything frozen in INT8 on the emulator, next to torch and peft in bfloat16 and float32."""
+    from systolora.bench.step import StepSettings, bench_step, summary
+
+    settings = StepSettings(
+        model, resolution, batch, rank, repeats, threads, checkpointing, attention_products, profile
+    )
+    results = bench_step(settings, tuple(way.strip() for way in ways.split(",")))
+    table = Table(title=f"one training step of {model}, random weights")
+    for title in ("", "seconds, median", "least", "most", "processor seconds", "peak memory, MB"):
+        table.add_column(title, justify="right")
+    figures = summary(results)
+    for way, result in results.items():
+        spread = (result.median_seconds, min(result.seconds), max(result.seconds), figures[f"{way}_cpu_seconds"])
+        table.add_row(way, *(f"{value:.2f}" for value in spread), f"{result.peak_bytes / 1e6:,.0f}")
+    console = Console(stderr=json)
+    console.print(table)
+    for name, value in figures.items():
+        if "ratio" in name:
+            console.print(f"INT8, {name.replace('_', ' ')}: {value:.2f}")
+    if profile:
+        console.print(_share_table(results))
+    if json:
+        print(jsonlib.dumps(figures))
+
+
+def _share_table(results: Mapping[str, WayResult]) -> Table:
+    table = Table("of a step's time", *results, title="where the time goes")
+    for group in dict.fromkeys(group for result in results.values() for group in result.shares):
+        table.add_row(group, *(f"{result.shares.get(group, 0.0):.1%}" for result in results.values()))
+    return table
+
+
+def _shapes(model: str, resolution: int, given: list[str]) -> dict[tuple[int, int, int], int]:
+    """(m, n, k) of the step's GEMMs with their counts."""
+    from systolora.cost.workloads import StepOptions, trace_workload
+    from systolora.errors import UserError
+
+    shapes: dict[tuple[int, int, int], int] = {}
+    for text in given:
+        parts = text.lower().split("x")
+        if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+            raise UserError(f"--shape {text!r}: expected MxNxK, such as 4096x1280x1280")
+        shapes[int(parts[0]), int(parts[1]), int(parts[2])] = 1
+    if shapes:
+        return shapes
+    for distinct in trace_workload(model, StepOptions(targets="all", resolution=resolution)).gemms:
+        op = distinct.gemm.op
+        shapes[op.m, op.n, op.k] = shapes.get((op.m, op.n, op.k), 0) + distinct.count
+    return shapes

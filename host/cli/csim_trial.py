@@ -1,0 +1,89 @@
+"""One GEMM on the compiled hardware source, against the exact product and the predicted counters: `systolora csim`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from systolora.errors import UserError
+from systolora.hls.config import ArrayConfig
+from systolora.hls.fields import Dataflow, Result
+from systolora.hls.isa import End, Gemm
+from systolora.hls.registers import Counters
+from systolora.programs.compiler import ProgramBuilder
+from systolora.programs.tensors import DeviceMatrix, ElementType, matrix_bytes, row_stride
+from systolora.programs.tiling import choose_tiling
+from systolora.sim.csim.device import CsimDevice
+from systolora.sim.functional.counts import count_instruction
+from systolora.sim.functional.reference import gemm_int32
+
+DATAFLOWS = {"ws": Dataflow.WEIGHT_STATIONARY, "os": Dataflow.OUTPUT_STATIONARY, "auto": None}
+
+
+@dataclass(frozen=True)
+class CsimTrial:
+    """Outcome: results that differ from the exact product, the counters and what was predicted, wall seconds of the run."""
+
+    mismatches: int
+    counters: Counters
+    predicted: Counters
+    dataflow: str
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the counters by name, then the rest."""
+        return {
+            **asdict(self.counters),
+            "predicted": asdict(self.predicted),
+            "counters_equal_prediction": self.counters == self.predicted,
+            "dataflow": self.dataflow,
+            "mismatches": self.mismatches,
+            "seconds": round(self.seconds, 6),
+        }
+
+
+def run_trial(config: ArrayConfig, m: int, n: int, k: int, dataflow: str, seed: int) -> CsimTrial:
+    """Runs a random int8 [m, k] x [k, n] on a `CsimDevice`.
+
+    Raises:
+        UserError: for an unknown dataflow.
+    """
+    if dataflow not in DATAFLOWS:
+        raise UserError(f"--dataflow {dataflow!r}: allowed are {', '.join(DATAFLOWS)}")
+    tiling = choose_tiling(config, m, n, k, result=Result.INT32, dataflow=DATAFLOWS[dataflow])
+    random = np.random.default_rng(seed)
+    a, b = random.integers(-128, 128, (m, k), np.int8), random.integers(-128, 128, (k, n), np.int8)
+    with CsimDevice(config) as device:
+        matrices = []
+        for rows, cols, kind in ((m, k, ElementType.INT8), (k, n, ElementType.INT8), (m, n, ElementType.INT32)):
+            buffer = device.allocate(matrix_bytes(rows, cols, kind, config.bus_bytes))
+            matrices.append(DeviceMatrix(buffer, 0, rows, cols, row_stride(cols, kind, config.bus_bytes), kind))
+        matrices[0].write(a)
+        matrices[1].write(b)
+        builder = ProgramBuilder(config)
+        builder.gemm(matrices[0], matrices[1], matrices[2], tiling=tiling, label="trial")
+        program = builder.build()
+        began = time.perf_counter()
+        status = device.run(program)
+        seconds = time.perf_counter() - began
+        mismatches = int(np.count_nonzero(matrices[2].read() != gemm_int32(a, b)))
+    op = Gemm(
+        m=m,
+        n=n,
+        k=k,
+        tile_m=tiling.tile_m,
+        tile_n=tiling.tile_n,
+        tile_k=tiling.tile_k,
+        a_address=0,
+        b_address=0,
+        c_address=0,
+        a_stride=matrices[0].stride,
+        b_stride=matrices[1].stride,
+        c_stride=matrices[2].stride,
+        dataflow=tiling.dataflow,
+        loop_order=tiling.loop_order,
+    )
+    predicted = count_instruction(config, op) + count_instruction(config, End())
+    return CsimTrial(mismatches, status.counters, predicted, tiling.dataflow.name.lower(), seconds)

@@ -1,0 +1,109 @@
+"""Commands for integer adapters: merge, export, inspect, experiment."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from systolora.errors import UserError
+
+from .options import Json
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds this module's commands to the command line."""
+    for command in (merge, export, inspect):
+        app.command()(command)
+    app.add_typer(experiment, name="experiment")
+
+
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="intlora_adapter.safetensors, or a term file of `export`.")],
+    out: Annotated[Path, typer.Option(help="File of the merged integers.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Pipeline folder that it was trained on; not for a term file.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Merge an IntLoRA adapter into integer weights: multiply or shift, no float."""
+    from systolora.intlora.export import merge_file
+
+    report = merge_file(adapter, out, model)
+    Console(stderr=json).print(str(report), soft_wrap=True)
+    if json:
+        print(jsonlib.dumps(asdict(report)))
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="IntLoRA adapter or merged file.")],
+    out: Annotated[Path, typer.Option(help="File (term) or new folder (diffusers).")],
+    model: Annotated[Path, typer.Option(help="Pipeline folder that it was trained on.")],
+    form: Annotated[
+        str, typer.Option(help="term: for a merge in integers alone; diffusers: a pipeline with the merged weights.")
+    ] = "diffusers",
+) -> None:
+    """Write an IntLoRA adapter in another form."""
+    from systolora.intlora.export import export_file
+
+    print(export_file(file, out, model, form))
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A safetensors file: adapter, IntLoRA file, or any.")],
+    json: Json = False,
+) -> None:
+    """Say what a file holds, and check it where it carries a checksum."""
+    from .inspect_file import inspect_file
+
+    found = inspect_file(file)
+    console = Console(stderr=json)
+    console.print(found.kind)
+    for name, value in found.facts.items():
+        console.print(f"  {name}: {value}", soft_wrap=True)
+    table = Table("layer", "", box=None)
+    for name, text in found.layers:
+        table.add_row(name, text)
+    console.print(table)
+    if json:
+        print(jsonlib.dumps(found.as_dict()))
+
+
+experiment = typer.Typer(help="Repeat an experiment and write its table.", no_args_is_help=True)
+
+
+@experiment.callback()
+def _experiments() -> None:
+    """Repeat an experiment and write its table."""
+
+
+@experiment.command()
+def intlora(
+    out: Annotated[Path, typer.Option(help="Folder of cached results; a second call goes on from there.")] = Path(
+        "intlora-out"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds; the side tables take three at most.")] = 6,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 200,
+    quick: Annotated[
+        bool, typer.Option(help="One seed, four steps, 4 bits: seconds; the figures mean nothing.")
+    ] = False,
+    cached: Annotated[bool, typer.Option(help="Train nothing: tables of what is in the folder.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train at once, one CPU thread each.")] = 1,
+    page: Annotated[Path | None, typer.Option(help="Markdown page between whose markers the tables are put.")] = None,
+) -> None:
+    """IntLoRA beside LoRA, QLoRA and quantization-aware LoRA, W8A8 and W4A8, on the demo model."""
+    from systolora.experiments.intlora import ExperimentSettings, run_experiment
+    from systolora.experiments.table import update_page
+
+    if page is not None and not page.is_file():
+        raise UserError(f"--page {page}: there is no such file")
+    console = Console()
+    settings = ExperimentSettings(out, seeds, steps, quick, cached, workers)
+    table = run_experiment(settings, lambda line: console.print(line, soft_wrap=True, highlight=False))
+    if page is not None:
+        update_page(page, table.read_text())
+    print(page or table)

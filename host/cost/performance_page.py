@@ -1,0 +1,306 @@
+"""Makes docs/performance.md: every figure in it is computed here and now.
+
+python -m systolora.cost.performance_page docs/performance.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from systolora.hls.config import BOARDS, ArrayConfig
+from systolora.hls.isa import OperandA
+from systolora.models.configs import MODELS
+from systolora.sim.cost.mapping import best_products
+from systolora.sim.cost.unit_times import ArrayKind
+
+from .policies import array_alone
+from .settings import SimulateSettings
+from .sharing import key_value_variants
+from .simulation import Simulation, simulate_workload
+from .workloads import StepOptions, Workload, trace_workload
+
+_TARGETS = ("kv", "attention", "linear", "all")
+_WIDTHS = (16, 64)
+_PAPER = (1.22, 1.27)
+"""The CDM-QTA paper's gains of its hybrid over weight- and output-stationary only."""
+_BOUNDS = {
+    "array": "array",
+    "input": "input port",
+    "weight": "weight port",
+    "store": "epilogue and store",
+    "dram": "device memory",
+    "quantize": "QUANTIZE",
+}
+
+
+@lru_cache(maxsize=32)
+def _traced(workload: str, targets: str, bus_bytes: int) -> Workload:
+    return trace_workload(workload, StepOptions(targets=targets, bus_bytes=bus_bytes))
+
+
+def _simulated(**options: object) -> Simulation:
+    settings = SimulateSettings(**options)  # type: ignore[arg-type]
+    workload = _traced(settings.workload, settings.targets, settings.array_config().bus_bytes)
+    return simulate_workload(settings, workload)
+
+
+def _table(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    heads = list(titles)
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def _mega(value: float) -> str:
+    return f"{value / 1e6:,.2f}"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Cycles of one set of layers on one array, by policy."""
+
+    array: str
+    targets: str
+    cycles: dict[str, int]
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """How much faster choosing per GEMM is than weight- and output-stationary only."""
+        return self.cycles["ws"] / self.cycles["auto"], self.cycles["os"] / self.cycles["auto"]
+
+
+def gains() -> list[Gain]:
+    """How much choosing per GEMM gains, for each array and set of layers."""
+    found = []
+    for kind, targets in product(ArrayKind, _TARGETS):
+        cycles = array_alone(ArrayConfig(), kind, _traced("sd15", targets, 16).gemms)
+        found.append(Gain(f"{kind.value}, array alone", targets, cycles))
+    for overlap, bus, targets in product((True, False), _WIDTHS, _TARGETS):
+        done = _simulated(targets=targets, bus_bytes=bus, overlap=overlap)
+        title = f"{done.machine.kind.value}, with memory, {bus}-byte ports"
+        found.append(Gain(title, targets, {name: policy.cycles for name, policy in done.policies.items()}))
+    return found
+
+
+def ratio_table(found: list[Gain]) -> str:
+    """The gains as a table."""
+    rows = [
+        [
+            gain.array,
+            gain.targets,
+            *(_mega(value) for value in gain.cycles.values()),
+            *(f"{r:.2f}" for r in gain.ratios),
+        ]
+        for gain in found
+    ]
+    titles = ("array", "layers", "WS Mcycles", "OS Mcycles", "best for each", "gain over WS", "gain over OS")
+    return _table(titles, rows)
+
+
+def like_the_paper(found: list[Gain]) -> list[str]:
+    """Rows in which both gains are at least what is left of the paper's if one fifth of it is taken off."""
+    return [
+        f"{gain.array}, {gain.targets} ({gain.ratios[0]:.2f} and {gain.ratios[1]:.2f})"
+        for gain in found
+        if gain.ratios[0] >= 1 + 0.8 * (_PAPER[0] - 1) and gain.ratios[1] >= 1 + 0.8 * (_PAPER[1] - 1)
+    ]
+
+
+def utilization_table(bus: int) -> str:
+    """Utilization by kind of layer for SD 1.5 `all`, and what bounds it."""
+    done = _simulated(targets="all", bus_bytes=bus)
+    auto = done.policies["auto"]
+    rows = []
+    for name, cycles in done.cycles_by("layer_class").items():
+        costs = [cost for cost in auto.gemms if cost.item.gemm.layer_class == name]
+        macs, array = sum(c.item.macs for c in costs), sum(c.item.count * c.array_cycles for c in costs)
+        by_bound: dict[str, int] = {}
+        for cost in costs:
+            by_bound[cost.bound] = by_bound.get(cost.bound, 0) + cost.total_cycles
+        bound = max(by_bound, key=lambda key: by_bound[key])
+        share = f"{macs / auto.pes / cycles:.1%}"
+        rows.append([name, _mega(macs / auto.pes), _mega(array), _mega(cycles), share, _BOUNDS[bound]])
+    rows.append(
+        [
+            "**all GEMMs**",
+            _mega(auto.macs / auto.pes),
+            _mega(auto.array_cycles),
+            _mega(auto.cycles),
+            f"**{auto.utilization:.1%}**",
+            "",
+        ]
+    )
+    titles = ("layers", "ideal Mcycles", "array Mcycles", "Mcycles", "utilization", "mostly bound by")
+    return _table(titles, rows)
+
+
+def utilization_without_products(bus: int) -> float:
+    """Utilization of SD 1.5 `all` without the attention products."""
+    auto = _simulated(targets="all", bus_bytes=bus).policies["auto"]
+    costs = [cost for cost in auto.gemms if "products" not in cost.item.gemm.layer_class]
+    return sum(c.item.macs for c in costs) / auto.pes / sum(c.total_cycles for c in costs)
+
+
+def board_table() -> str:
+    """Predicted step times of SD 1.5 for each board preset."""
+    rows = []
+    for name, config in BOARDS.items():
+        for targets in ("kv", "linear", "all"):
+            done = _simulated(board=name, targets=targets)
+            seconds = [done.policies["auto"].cycles, done.quantize_cycles, done.step_cycles()]
+            bounds = done.cycles_by("bound")
+            first = max(bounds, key=lambda key: bounds[key])
+            rows.append(
+                [
+                    name,
+                    f"{config.rows} x {config.cols}",
+                    targets,
+                    *(f"{value / config.clock_mhz / 1e6:.3f}" for value in seconds),
+                    f"{done.policies['auto'].utilization:.1%}",
+                    _BOUNDS[first],
+                    _BOUNDS[done.bottleneck()],
+                ]
+            )
+    titles = (
+        "board",
+        "array",
+        "layers",
+        "GEMM s",
+        "QUANTIZE s",
+        "step s",
+        "utilization",
+        "GEMMs bound by",
+        "bottleneck",
+    )
+    return _table(titles, rows)
+
+
+def sharing_table(bus: int) -> str:
+    """What sharing does to key and value projections."""
+    done = _simulated(bus_bytes=bus)
+    rows = []
+    for variant in key_value_variants(done.machine, done.workload):
+        rows.append(
+            [
+                variant.title if variant.expressible else f"{variant.title} (no instruction for it)",
+                _mega(variant.array_cycles),
+                _mega(variant.weight_clocks),
+                _mega(variant.gemm_cycles),
+                _mega(variant.quantize_cycles),
+                f"{variant.dram_bytes / 1e6:.1f}",
+                _mega(variant.dram_bytes / 16),
+                _mega(variant.dram_bytes / done.machine.dram.bytes_per_clock),
+            ]
+        )
+    titles = (
+        *("what is done", "array Mcycles", "weight port Mcycles", "GEMM Mcycles", "QUANTIZE Mcycles"),
+        *("MB moved", "Mcycles at 16 B/cycle", "Mcycles at 19.2 GB/s"),
+    )
+    return _table(titles, rows)
+
+
+def roles_table() -> str:
+    """What computing C^T = B^T A^T where that is faster does to the GEMMs that have that form."""
+    rows = []
+    for bus, targets in product(_WIDTHS, ("kv", "linear", "all")):
+        done = _simulated(targets=targets, bus_bytes=bus)
+        costs = [
+            cost
+            for cost in done.policies["auto"].gemms
+            if not cost.item.gemm.op.bias and cost.item.gemm.op.a_form == OperandA.MATRIX
+        ]
+        products = best_products(done.machine, [cost.item.gemm.op for cost in costs])
+        pairs = list(zip(costs, products, strict=True))
+        before = sum(cost.total_cycles for cost in costs)
+        after = sum(cost.item.count * form.cycles for cost, form in pairs)
+        ups = [(cost, form) for cost, form in pairs if cost.item.gemm.kind == "grad_up"]
+        up_before = sum(cost.total_cycles for cost, _ in ups)
+        up_after = sum(cost.item.count * form.cycles for cost, form in ups)
+        turned = sum(cost.item.count for cost, form in pairs if form.transposed)
+        gain, up_gain = f"{before / after:.3f}", f"{up_before / up_after:.2f}"
+        rows.append([f"{targets}, {bus}-byte ports", turned, _mega(before), _mega(after), gain, up_gain])
+    titles = ("layers", "GEMMs turned", "Mcycles as they are", "Mcycles", "gain", "gain of grad_up")
+    return _table(titles, rows)
+
+
+def sensitivity_table() -> str:
+    """What latency and requests in flight do to SD 1.5 `linear` and `kv`."""
+    rows = []
+    for targets in ("kv", "linear"):
+        for latency, flight in ((0.0, 16), (300.0, 16), (600.0, 16), (300.0, 4), (300.0, 1)):
+            done = _simulated(targets=targets, latency_ns=latency, in_flight=flight)
+            cycles = (done.policies["auto"].cycles, done.quantize_cycles, done.step_cycles())
+            rows.append([targets, f"{latency:g}", flight, *(_mega(value) for value in cycles)])
+    return _table(
+        ("layers", "latency ns", "requests in flight", "GEMM Mcycles", "QUANTIZE Mcycles", "step Mcycles"), rows
+    )
+
+
+def model_table() -> str:
+    """All published models, every GEMM of the step, on the default array with wide ports."""
+    rows = []
+    for name, spec in MODELS.items():
+        done = _simulated(workload=name, targets="all", bus_bytes=64)
+        workload, auto = done.workload, done.policies["auto"]
+        rows.append(
+            [
+                spec.title,
+                f"{workload.gemm_count:,}",
+                f"{workload.macs() / 1e9:,.1f}",
+                f"{auto.utilization:.1%}",
+                f"{auto.cycles / 2e8:.2f}",
+                f"{done.step_seconds():.2f}",
+                f"{sum(auto.energy().values()):.1f}",
+            ]
+        )
+    return _table(("model", "GEMMs", "GMAC", "utilization", "GEMM s", "step s", "GEMM energy J"), rows)
+
+
+def render_page() -> str:
+    """The page as Markdown."""
+    environment = Environment(
+        loader=PackageLoader("systolora.cost", "templates"), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    found = gains()
+    return environment.get_template("performance.md").render(
+        ratios=ratio_table(found),
+        like_the_paper=like_the_paper(found),
+        paper=_PAPER,
+        narrow=utilization_table(16),
+        wide=utilization_table(64),
+        without_products={bus: f"{utilization_without_products(bus):.1%}" for bus in _WIDTHS},
+        array_limit=f"{_array_limit():.1%}",
+        boards=board_table(),
+        sharing_narrow=sharing_table(16),
+        sharing_wide=sharing_table(64),
+        roles=roles_table(),
+        sensitivity=sensitivity_table(),
+        models=model_table(),
+    )
+
+
+def _array_limit() -> float:
+    """Utilization of SD 1.5 `all` if only the array counted."""
+    workload = _traced("sd15", "all", 16)
+    config = ArrayConfig()
+    cycles = array_alone(config, ArrayKind.OVERLAPPED, workload.gemms)["auto"]
+    return workload.macs() / (config.rows * config.cols * cycles)
+
+
+def main() -> None:
+    """Writes the page to the file named on the command line, or prints it."""
+    page = render_page()
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(page, encoding="utf-8")
+    else:
+        print(page, end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The HTML report of a simulation: one self-contained file with inline SVG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .policies import POLICIES, GemmCost
+from .simulation import Simulation
+from .svg import Bar, Dot, bar_chart, roofline
+
+_CLASSES_SHOWN, _GEMMS_SHOWN = 10, 24
+
+
+def write_report(path: Path, simulation: Simulation) -> None:
+    """Writes the report.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    path.write_text(render_report(simulation), encoding="utf-8")
+
+
+def render_report(simulation: Simulation) -> str:
+    """The report as HTML."""
+    environment = Environment(
+        loader=PackageLoader("systolora.cost", "templates"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+    )
+    charts = {
+        "policies": _policies(simulation),
+        "classes": _classes(simulation),
+        "kinds": _kinds(simulation),
+        "layers": _layers(simulation),
+        "energy": _energy(simulation),
+        "roofline": "" if simulation.settings.compat else _roofline(simulation),
+    }
+    return environment.get_template("simulate.html").render(
+        simulation=simulation,
+        settings=simulation.settings,
+        workload=simulation.workload,
+        config=simulation.machine.config,
+        policies=[(name, simulation.policies[name]) for name in POLICIES],
+        gemms=[_row(cost) for cost in _longest(simulation)],
+        charts=charts,
+    )
+
+
+def _longest(simulation: Simulation) -> list[GemmCost]:
+    return sorted(simulation.policies["auto"].gemms, key=lambda cost: -cost.total_cycles)[:_GEMMS_SHOWN]
+
+
+def _row(cost: GemmCost) -> dict[str, Any]:
+    return {
+        "cost": cost,
+        "op": cost.item.gemm.op,
+        "tile": "" if cost.op is None else f"{cost.op.tile_m} x {cost.op.tile_n} x {cost.op.tile_k}",
+    }
+
+
+def _millions(cycles: float) -> str:
+    return f"{cycles / 1e6:,.3g} M"
+
+
+def _policies(simulation: Simulation) -> str:
+    bars = []
+    for name in POLICIES:
+        policy = simulation.policies[name]
+        stall = policy.cycles - policy.array_cycles
+        texts = (_millions(policy.array_cycles), _millions(stall))
+        bars.append(
+            Bar({"auto": "best for each GEMM"}.get(name, f"{name.upper()} only"), (policy.array_cycles, stall), texts)
+        )
+    return bar_chart(bars, max(max(bar.values) for bar in bars), ("array at work", "array waiting"))
+
+
+def _classes(simulation: Simulation) -> str:
+    names = list(simulation.cycles_by("layer_class"))[:_CLASSES_SHOWN]
+    sums = {policy: simulation.cycles_by("layer_class", policy) for policy in POLICIES}
+    bars = [
+        Bar(
+            name,
+            tuple(float(sums[policy][name]) for policy in POLICIES),
+            tuple(_millions(sums[policy][name]) for policy in POLICIES),
+        )
+        for name in names
+    ]
+    return bar_chart(bars, max(max(bar.values) for bar in bars), ("WS", "OS", "best for each"))
+
+
+def _kinds(simulation: Simulation) -> str:
+    sums = {**simulation.cycles_by("kind")}
+    if simulation.quantize_cycles:
+        sums["quantize"] = simulation.quantize_cycles
+    longest_first = sorted(sums.items(), key=lambda pair: -pair[1])
+    bars = [Bar(name, (float(cycles),), (_millions(cycles),)) for name, cycles in longest_first]
+    return bar_chart(bars, max(sums.values()))
+
+
+def _layers(simulation: Simulation) -> str:
+    bars = []
+    for cost in _longest(simulation):
+        gemm, op = cost.item.gemm, cost.item.gemm.op
+        label = f"{gemm.kind} {op.m} x {op.n} x {op.k}"
+        note = f"{gemm.layer} and {cost.item.count - 1} more, {cost.dataflow}, bound by {cost.bound}"
+        bars.append(Bar(label, (cost.utilization,), (f"{cost.utilization:.0%} ({cost.dataflow}, {cost.bound})",), note))
+    return bar_chart(bars, 1.0)
+
+
+def _energy(simulation: Simulation) -> str:
+    parts = {name: simulation.policies[name].energy() for name in POLICIES}
+    bars = [
+        Bar(
+            component,
+            tuple(parts[name][component] for name in POLICIES),
+            tuple(f"{parts[name][component]:.3g} J" for name in POLICIES),
+        )
+        for component in parts["auto"]
+    ]
+    return bar_chart(bars, max(max(bar.values) for bar in bars) or 1.0, ("WS", "OS", "best for each"))
+
+
+def _roofline(simulation: Simulation) -> str:
+    auto, peak = simulation.policies["auto"], simulation.peak
+    classes = list(simulation.cycles_by("layer_class"))
+    dots = []
+    for cost in auto.gemms:
+        gemm = cost.item.gemm
+        rate = 2 * gemm.macs * simulation.machine.config.clock_mhz * 1e6 / cost.cycles / 1e12
+        note = f"{gemm.kind} of {gemm.layer_class}, {gemm.op.m} x {gemm.op.n} x {gemm.op.k}: {rate:.3g} TOPS"
+        share = cost.total_cycles / auto.cycles
+        dots.append(Dot(2 * gemm.macs / cost.dram_bytes, rate, share, classes.index(gemm.layer_class), note))
+    slopes = [
+        (f"device memory {peak.dram_gbps:g} GB/s", peak.dram_gbps),
+        (f"three ports {peak.port_gbps:g} GB/s", peak.port_gbps),
+    ]
+    return roofline(dots, peak.tops, slopes, classes)

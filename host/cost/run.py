@@ -1,0 +1,50 @@
+"""A simulation as the command line asks for it: traced, run under each policy, and written to the files that were named."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from systolora.sim.cost.events import program_events, write_trace
+from systolora.sim.cost.tile_times import Machine
+
+from .report import write_report
+from .settings import RESULTS, SimulateSettings, check_simulation
+from .simulation import Simulation, simulate_workload, step_program
+from .workloads import StepOptions, trace_workload
+
+
+def run_simulate(settings: SimulateSettings) -> Simulation:
+    """Traces the workload, runs it under each policy, and writes the files that were asked for.
+
+    Raises:
+        UserError, ConfigError: for settings that are not allowed.
+    """
+    check_simulation(settings)
+    machine = settings.machine()
+    began = time.perf_counter()
+    workload = trace_workload(settings.workload, _step_options(settings, machine))
+    traced = time.perf_counter()
+    simulation = simulate_workload(settings, workload)
+    simulation = replace(simulation, trace_seconds=traced - began, model_seconds=time.perf_counter() - traced)
+    if settings.html:
+        write_report(Path(settings.html), simulation)
+    if settings.trace:
+        program, labels = step_program(simulation)
+        events = islice(program_events(machine, program, labels), settings.trace_events)
+        write_trace(Path(settings.trace), machine.config, list(events))
+    return simulation
+
+
+def _step_options(settings: SimulateSettings, machine: Machine) -> StepOptions:
+    return StepOptions(
+        targets=settings.targets,
+        adapt=settings.adapt,
+        rank=settings.rank,
+        batch=settings.batch,
+        resolution=settings.resolution,
+        bus_bytes=machine.config.bus_bytes,
+        result=RESULTS[settings.result],
+    )

@@ -1,0 +1,138 @@
+"""One LoRA training step on an array: cycles, stalls, traffic and energy, and where the time goes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from systolora.hls.isa import End, Instruction
+from systolora.sim.cost.energy import PeakFigures, Technology, peak_figures, technology
+from systolora.sim.cost.quantize_times import quantize_time
+from systolora.sim.cost.tile_times import Machine
+
+from .policies import POLICIES, PolicyResult, run_policies, scalesim_policies
+from .settings import SimulateSettings
+from .step_gemms import StepGemm
+from .workloads import Workload
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulation found.
+
+    Attributes:
+        policies: by name, `policies.POLICIES`.
+        quantize_cycles: clocks of all QUANTIZE instructions of the step.
+        trace_seconds, model_seconds: that tracing the model, and all that came after it, took.
+    """
+
+    settings: SimulateSettings
+    machine: Machine
+    technology: Technology
+    workload: Workload
+    policies: dict[str, PolicyResult]
+    quantize_cycles: int
+    trace_seconds: float
+    model_seconds: float
+
+    @property
+    def peak(self) -> PeakFigures:
+        """Peak rates and area of the array."""
+        return peak_figures(self.machine.config, self.technology)
+
+    def step_cycles(self, policy: str = "auto") -> int:
+        """Clocks of all instructions of the step."""
+        return self.policies[policy].cycles + self.quantize_cycles
+
+    def step_seconds(self, policy: str = "auto") -> float:
+        """Seconds of the step on the accelerator; the host's part is not in it."""
+        return self.step_cycles(policy) / (1e6 * self.machine.config.clock_mhz)
+
+    def ratios(self) -> dict[str, float]:
+        """How much faster choosing per GEMM is than one dataflow for all."""
+        best = self.policies["auto"].cycles
+        return {name: self.policies[name].cycles / best for name in POLICIES[:2]}
+
+    def cycles_by(self, what: str, policy: str = "auto") -> dict[str, int]:
+        """GEMM cycles by "layer_class", "kind", "phase" or "bound", the largest first."""
+        sums: dict[str, int] = defaultdict(int)
+        for cost in self.policies[policy].gemms:
+            key = cost.bound if what == "bound" else getattr(cost.item.gemm, what)
+            sums[key] += cost.total_cycles
+        return dict(sorted(sums.items(), key=lambda pair: -pair[1]))
+
+    def bottleneck(self) -> str:
+        """What takes most of the step: the unit that bounds most of the GEMMs' time, or the quantizations."""
+        bounds = {**self.cycles_by("bound"), "quantize": self.quantize_cycles}
+        return max(bounds, key=lambda name: bounds[name])
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        config, workload = self.machine.config, self.workload
+        return {
+            "workload": self.settings.workload,
+            "targets": self.settings.targets,
+            "adapt": self.settings.adapt,
+            "rank": self.settings.rank,
+            "batch": self.settings.batch,
+            "resolution": self.settings.resolution or workload.spec.resolution,
+            "macs": workload.macs_by_phase() | {"total": workload.macs()},
+            "gemm_count": workload.gemm_count,
+            "array": {
+                "rows": config.rows,
+                "cols": config.cols,
+                "kind": "scalesim" if self.settings.compat else self.machine.kind.value,
+                "bus_bytes": config.bus_bytes,
+                "clock_mhz": config.clock_mhz,
+                "dram_gbps": config.dram_gbps,
+                "board": config.board,
+            },
+            "policies": {name: policy.as_dict() for name, policy in self.policies.items()},
+            "auto_is_faster_than": {name: round(ratio, 4) for name, ratio in self.ratios().items()},
+            "step": {
+                "gemm_cycles": self.policies["auto"].cycles,
+                "quantize_cycles": self.quantize_cycles,
+                "cycles": self.step_cycles(),
+                "seconds": self.step_seconds(),
+                "bottleneck": self.bottleneck(),
+            },
+            "peak": vars(self.peak),
+            "technology": self.technology.name,
+            "trace_seconds": round(self.trace_seconds, 3),
+            "model_seconds": round(self.model_seconds, 3),
+        }
+
+
+def simulate_workload(settings: SimulateSettings, workload: Workload) -> Simulation:
+    """Runs a workload that is traced already."""
+    machine, tech = settings.machine(), technology(settings.technology)
+    if settings.compat == "scalesim":
+        policies = scalesim_policies(machine.config.rows, machine.config.cols, workload.gemms)
+        quantize_cycles = 0
+    else:
+        policies = run_policies(machine, tech, workload)
+        quantize_cycles = sum(
+            item.count * quantize_time(machine, item.quantize.op).cycles for item in workload.quantizes
+        )
+    return Simulation(settings, machine, tech, workload, policies, quantize_cycles, 0.0, 0.0)
+
+
+def step_program(simulation: Simulation) -> tuple[list[Instruction], dict[int, str]]:
+    """The step's instructions, layer by layer, as `auto` tiles them, without addresses; and what each is for.
+
+    The backward instructions of a layer follow its forward ones, so the order is not that of training; the times are.
+    """
+    tiled = {cost.item.gemm.op: cost.op for cost in simulation.policies["auto"].gemms if cost.op is not None}
+    program: list[Instruction] = []
+    labels: dict[int, str] = {}
+    for work in simulation.workload.order:
+        if isinstance(work, StepGemm):
+            op: Instruction = tiled[work.op]
+            what = work.kind
+        else:
+            op, what = work.op, f"quantize {work.tensor} by {work.op.axis.name.lower()}"
+        for _ in range(work.repeats):
+            labels[len(program)] = f"{what}: {work.layer}"
+            program.append(op)
+    return [*program, End()], labels

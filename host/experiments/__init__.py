@@ -1,0 +1,1 @@
+"""Comparisons of methods, repeatable by one command each."""

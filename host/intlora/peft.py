@@ -1,0 +1,213 @@
+"""IntLoRA on peft's layers: the adapted layers of a model get integer weights, and keep their parameters and names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from systolora.errors import UserError
+from systolora.offloading.peft_layers import static_reason
+from systolora.offloading.quantization import QuantizationConfig
+from systolora.offloading.session import Session
+from systolora.sim.functional.device import Device
+from torch import Tensor, nn
+
+from .digits import count_wide
+from .engine import DeviceEngine, Engine, TorchEngine
+from .layer import IntegerLayer, integer_linear
+from .rules import IntegerWeight, Rule, make_rule
+from .settings import IntLoraSettings
+
+LAYER_ATTRIBUTE = "systolora_layer"
+
+# torch.compile leaves the call as it is: a device cannot be traced.
+_run = torch.compiler.disable(integer_linear)
+
+RuleMaker = Callable[[np.ndarray, str], Rule]
+"""From a frozen weight, float32 [out, in], and its layer's name to the rule of its integers."""
+
+
+class IntLoraLinear(LoraLinear):
+    """peft's adapted Linear whose weight, low-rank part included, is integers.
+
+    There is no `__init__`: existing layers get this class (`attach`). With the adapter disabled or merged by peft, peft's own forward
+    runs and is counted in `IntegerLayer.fallbacks`.
+    """
+
+    systolora_layer: IntegerLayer
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[..., in] to [..., out]."""
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        reason = ""
+        if self.disable_adapters or self.merged or len(active) != 1:
+            reason = "the adapter is disabled, merged, or not the only one"
+        elif args or any(value is not None for value in kwargs.values()):
+            reason = "called with extra arguments"
+        if reason:
+            self.systolora_layer.fallbacks[reason] += 1
+            return super().forward(x, *args, **kwargs)
+        down, up, scaling = self.factors(active[0])
+        return _run(self.systolora_layer, x, self.get_base_layer().bias, down, up, scaling)
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor, float]:
+        """(down [rank, in], up [out, rank], scaling) of an adapter."""
+        down: Any = self.lora_A[name]
+        up: Any = self.lora_B[name]
+        return down.weight, up.weight, float(self.scaling[name])
+
+
+class IntLoraHandle:
+    """A model whose adapted layers have integer weights; as `OffloadHandle`, for one method more.
+
+    Attributes:
+        settings: of the integers, or None for another rule than IntLoRA's.
+        refresh_every: steps after which the quantizers are searched anew; 0 never.
+    """
+
+    def __init__(
+        self, model: nn.Module, make: RuleMaker, engine: Engine, settings: IntLoraSettings | None, refresh_every: int
+    ) -> None:
+        self.settings = settings
+        self.refresh_every = refresh_every
+        self.engine = engine
+        self._step = 0
+        self.modules: dict[str, IntLoraLinear] = {}
+        for name, module in _adapted_layers(model).items():
+            base: Any = module.get_base_layer()
+            weight = base.weight.detach().float().cpu().numpy().copy()
+            module.__dict__[LAYER_ATTRIBUTE] = IntegerLayer(name, make(weight, name), engine)
+            module.__class__ = IntLoraLinear
+            self.modules[name] = module  # type: ignore[assignment]
+
+    @property
+    def step(self) -> int:
+        """The optimizer step. Setting it searches the quantizers anew where `refresh_every` says so."""
+        return self._step
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self._step = int(value)
+        if self.refresh_every and value and value % self.refresh_every == 0:
+            self.recalibrate()
+
+    def recalibrate(self) -> None:
+        """Searches the quantizers that depend on the low-rank factors anew, for the factors as they are."""
+        for module in self.modules.values():
+            module.systolora_layer.recalibrate(*self._factors(module))
+
+    def weights(self) -> dict[str, IntegerWeight]:
+        """The integer weights that training sees now, by layer."""
+        return {
+            name: module.systolora_layer.current(*self._factors(module))[0].weight
+            for name, module in self.modules.items()
+        }
+
+    def factors(self) -> dict[str, tuple[Tensor, Tensor, float]]:
+        """(down, up, scaling) by layer."""
+        return {name: self._factors(module) for name, module in self.modules.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the model's state to go on with the same bits."""
+        rules = {name: module.systolora_layer.rule.state() for name, module in self.modules.items()}
+        tensors = {
+            name: {key: torch.from_numpy(value.copy()) for key, value in state.items()} for name, state in rules.items()
+        }
+        return {"step": self._step, "rules": tensors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes what `state_dict` gave.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        if set(state) != {"step", "rules"} or set(state["rules"]) != set(self.modules):
+            raise ValueError("this is no state of an IntLoRA run with these layers")
+        self._step = int(state["step"])
+        for name, module in self.modules.items():
+            module.systolora_layer.rule.restore({key: value.numpy() for key, value in state["rules"][name].items()})
+            module.systolora_layer.forget()
+
+    def report(self) -> str:
+        """What ran where, and how wide the integers are."""
+        weights = self.weights()
+        wide = sum(count_wide(weight.values) for weight in weights.values())
+        total = sum(weight.values.size for weight in weights.values())
+        where = self.engine.session.device.name if isinstance(self.engine, DeviceEngine) else "torch in float32"
+        gemms = ", ".join(f"{kind} {count}" for kind, count in self.engine.gemms.items()) or "none yet"
+        lines = [
+            f"integer weights: {len(weights)} layers on {where}",
+            f"GEMMs: {gemms}",
+            f"{wide} of {total} integers ({wide / total:.2%}) are wider than the array's 8 bits and take several passes",
+        ]
+        calls: Counter[str] = Counter()
+        for module in self.modules.values():
+            calls.update(module.systolora_layer.fallbacks)
+        return "\n".join([*lines, *(f"fell back to torch: {count} calls, {why}" for why, count in calls.items())])
+
+    def undo(self) -> None:
+        """Gives the model peft's layers back and frees the device memory; a second call does nothing."""
+        for module in self.modules.values():
+            module.__class__ = LoraLinear  # type: ignore[assignment]
+            module.__dict__.pop(LAYER_ATTRIBUTE, None)
+        self.modules = {}
+        self.engine.close()
+
+    @staticmethod
+    def _factors(module: IntLoraLinear) -> tuple[Tensor, Tensor, float]:
+        return module.factors(module.active_adapters[0])
+
+
+def attach(
+    model: nn.Module,
+    settings: IntLoraSettings | None = None,
+    device: Device | None = None,
+    quantization: QuantizationConfig | None = None,
+    make: RuleMaker | None = None,
+    refresh_every: int = 0,
+) -> IntLoraHandle:
+    """Gives all layers of a model that have a peft adapter integer weights.
+
+    Args:
+        model: changed in place. settings: of IntLoRA's integers.
+        device: where the GEMMs run; None: in torch, with float32 activations.
+        quantization: of activations and gradients.
+        make: another rule than IntLoRA's, in place of `settings`, with its own `refresh_every`.
+
+    Raises:
+        UserError: if no layer is adapted, or one in a way that integers cannot follow.
+    """
+    if make is None:
+        chosen = settings or IntLoraSettings()
+        settings, refresh_every = chosen, chosen.refresh_every
+
+        def make(weight: np.ndarray, name: str) -> Rule:
+            return make_rule(weight, chosen, name)
+
+    engine: Engine = TorchEngine()
+    if device is not None:
+        engine = DeviceEngine(Session(device, quantization or QuantizationConfig()))
+    return IntLoraHandle(model, make, engine, settings, refresh_every)
+
+
+def _adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:
+    found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+    if not found:
+        raise UserError("intlora: the model has no layer with a LoRA adapter: call add_adapter first")
+    for name, module in found.items():
+        reason = static_reason(module)
+        if type(module) is not LoraLinear:
+            reason = "it is offloaded already"
+        elif len(module.active_adapters) != 1:
+            reason = f"{len(module.active_adapters)} adapters are active"
+        elif any(not isinstance(dropout, nn.Identity) for dropout in module.lora_dropout.values()):
+            reason = "it has LoRA dropout, which a merged weight cannot follow"
+        elif module.lora_variant or any(module.lora_bias.values()):
+            reason = "its adapter is a variant (DoRA and the like) or has a bias"
+        if reason:
+            raise UserError(f"intlora: layer {name!r} cannot have integer weights: {reason}")
+    return found

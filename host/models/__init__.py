@@ -1,0 +1,1 @@
+"""What is known of diffusers' pipelines and model families: loading, encoding, configurations by name."""

@@ -1,0 +1,1 @@
+"""`systolora.offload`: a torch model's layers, forward and backward, as programs of the device."""

@@ -1,0 +1,127 @@
+"""A frozen convolution on the device, with the gradient of its image.
+
+A 1 x 1 convolution is the linear layer of each pixel, with one scale per pixel. Others are implicit GEMMs: the load unit forms the
+patches from an int8 image, channels last, with one scale for all images, because a pixel is part of several patches. Results are
+channels last as well, so that a chain of convolutions, norms and attention needs no transposition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from systolora.programs.tensors import ElementType
+from systolora.programs.transfers import element_type
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.nn.grad import conv2d_input
+
+from .convolution_programs import ConvolutionBackwardPlan, ConvolutionForwardPlan, ConvolutionWeightPlan
+from .convolution_shapes import ConvolutionShape
+from .layer import OffloadedLayer
+from .linear import offloaded_linear
+
+
+def offloaded_convolution(
+    layer: OffloadedLayer, shape: ConvolutionShape, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """The convolution of x with a frozen weight, differentiable in x and bias.
+
+    Args:
+        x: [batch, channels_in, height, width] of any floating type. weight: [out, in, kh, kw]. bias: [out] or None.
+
+    Returns:
+        [batch, channels_out, height, width], channels last in memory, in the type of x or of autocast.
+
+    Raises:
+        NonFiniteTensorError: if x or grad_y holds a NaN or an infinity.
+        RuntimeError: if the offload was undone.
+    """
+    layer.session.check_open(layer.name)
+    if shape.pixelwise:
+        flat = weight.view(shape.channels_out, shape.channels_in)
+        return offloaded_linear(layer, x.permute(0, 2, 3, 1), flat, bias).permute(0, 3, 1, 2)
+    device_type = x.device.type
+    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
+    return _OffloadedConvolution.apply(_Call(layer, shape, dtype), x, weight, bias)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What of a call is no tensor. dtype: of the result."""
+
+    layer: OffloadedLayer
+    shape: ConvolutionShape
+    dtype: torch.dtype
+
+    def on(self, kind: str) -> bool:
+        """Whether a kind of GEMM runs on the device."""
+        return kind in self.layer.session.quantization.int8_kinds
+
+
+class _OffloadedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.call, ctx.x_shape, ctx.x_dtype = call, x.shape, x.dtype
+        ctx.save_for_backward(weight)
+        with torch.autocast(x.device.type, enabled=False):
+            y = _forward(call, x, weight, bias) if call.on("forward_base") else _forward_float32(call, x, weight, bias)
+        return y.to(x.device, call.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        call: _Call = ctx.call
+        (weight,) = ctx.saved_tensors
+        call.layer.session.check_open(call.layer.name)
+        grad_x = None
+        with torch.autocast(grad_y.device.type, enabled=False):
+            if ctx.needs_input_grad[1]:
+                run = _grad_input if call.on("grad_input_base") else _grad_input_float32
+                grad_x = run(call, grad_y, weight, ctx.x_shape, ctx.x_dtype).to(grad_y.device, ctx.x_dtype)
+            grad_bias = grad_y.sum((0, 2, 3), dtype=torch.float32) if ctx.needs_input_grad[3] else None
+        return None, grad_x, None, grad_bias
+
+
+def _forward(call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    layer, shape = call.layer, call.shape
+    batch, _, height, width = x.shape
+    plan = ConvolutionForwardPlan(shape, batch, (height, width), element_type(x), _result_type(call.dtype))
+    template = layer.session.template(plan)
+    _place_weight(call, weight)
+    if bias is not None:
+        layer.place_bias(bias, template.sizes["bias"])
+    y = layer.run(template, {"x": x.permute(0, 2, 3, 1)}, outputs=["y"])["y"]
+    return y.unflatten(0, (batch, *shape.out_size((height, width)))).permute(0, 3, 1, 2)
+
+
+def _grad_input(call: _Call, grad_y: Tensor, weight: Tensor, x_shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    batch, _, height, width = x_shape
+    plan = ConvolutionBackwardPlan(call.shape, batch, (height, width), element_type(grad_y), _result_type(dtype))
+    template = call.layer.session.template(plan)
+    _place_weight(call, weight)
+    grad_x = call.layer.run(template, {"g": grad_y.permute(0, 2, 3, 1)}, outputs=["grad_x"])["grad_x"]
+    return grad_x.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
+
+
+def _place_weight(call: _Call, weight: Tensor) -> None:
+    call.layer.place_weight(weight, ConvolutionWeightPlan(call.shape, element_type(weight)), call.shape.weight_matrix)
+
+
+def _forward_float32(call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    bias = None if bias is None else bias.float()
+    y = functional.conv2d(x.float(), weight.float(), bias, call.shape.stride, call.shape.padding)
+    call.layer.count_float32("forward_base", y.numel() // len(weight) * weight.numel())
+    return y
+
+
+def _grad_input_float32(call: _Call, grad_y: Tensor, weight: Tensor, x_shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    shape = call.shape
+    call.layer.count_float32("grad_input_base", grad_y.numel() // len(weight) * weight.numel())
+    return conv2d_input(x_shape, weight.float(), grad_y.float(), shape.stride, shape.padding)
+
+
+def _result_type(dtype: torch.dtype) -> ElementType:
+    return ElementType.BFLOAT16 if dtype == torch.bfloat16 else ElementType.FLOAT32

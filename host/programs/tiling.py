@@ -1,0 +1,58 @@
+"""How one GEMM is cut into tiles: dataflow, loop order and tile sizes for a configuration.
+
+`choose_tiling` is the seam: the compiler asks only here. The answer is the performance model's: the fewest clocks among all
+balanced tilings that the on-chip memories hold (`systolora.sim.cost.mapping`), found once per question in some milliseconds.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from systolora.hls.config import ArrayConfig
+from systolora.hls.isa import Dataflow, Gemm, Result, ScaleMode
+from systolora.sim.cost.mapping import Tiling, best_tilings
+from systolora.sim.cost.tile_times import Machine
+
+__all__ = ["Tiling", "choose_tiling"]
+
+
+@lru_cache(maxsize=8192)
+def choose_tiling(
+    config: ArrayConfig,
+    m: int,
+    n: int,
+    k: int,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    result: Result = Result.FLOAT32,
+    accumulate: bool = False,
+    dataflow: Dataflow | None = None,
+    keep_a: bool = False,
+) -> Tiling:
+    """The fastest tiling of C[m, n] = A[m, k] B[k, n] by the performance model.
+
+    Args:
+        m, n, k: each at least 1 and within the instruction's limits.
+        transpose_a, transpose_b: A is stored as [k, m], B as [n, k]; this changes how many bus words a tile takes.
+        result, accumulate: as in the instruction; they change what is stored and loaded again.
+        dataflow: the only one to consider; by default the faster one is chosen.
+        keep_a: the GEMM shares its A with the one before or after it: A is to be one tile, so that it is loaded once
+            (`reuse_a`).
+
+    Raises:
+        ValueError: if `keep_a` is set and A does not fit the input memory.
+    """
+    # A float result has scales: per row of A as the layers ask for them, one for B; what they are exactly hardly matters.
+    scales = (ScaleMode.NONE, ScaleMode.NONE) if result == Result.INT32 else (ScaleMode.VECTOR, ScaleMode.TENSOR)
+    op = Gemm(
+        *(m, n, k, m, n, k, 0, 0, 0, 0, 0, 0),
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+        result=result,
+        accumulate=accumulate,
+        scale_a=scales[0],
+        scale_b=scales[1],
+        reuse_a=keep_a,
+    )
+    return best_tilings(Machine.of(config), [op], tuple(Dataflow) if dataflow is None else (dataflow,))[0]

@@ -1,0 +1,1 @@
+"""A training run: settings, data, steps, checkpoints, the adapter that it leaves."""

@@ -1,0 +1,1 @@
+"""What instructions cost: clocks, traffic, stalls, energy; formulas, and models that count one by one."""

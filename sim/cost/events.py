@@ -1,0 +1,182 @@
+"""A program step by step: when each unit works on what, for traces that Perfetto and chrome://tracing show.
+
+The steps come from the controller's sequence (`counts.tile_steps`), one after the other, and the times of their parts from
+`tile_times`. So the ends of the instructions are a second way to what `performance` has in closed form, and equal it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from systolora.hls.config import ArrayConfig
+from systolora.hls.isa import INSTRUCTION_BYTES, End, Gemm, Instruction, Quantize
+from systolora.sim.functional.counts import TileStep, tile_steps
+
+from .columns import GemmColumns
+from .quantize_times import quantize_time
+from .tile_times import BOTH, FULL, LAST, Machine, TileTimes
+from .unit_times import Transfer, fetch_clocks
+
+TRACKS = ("instruction", "load input", "load weight", "array", "epilogue and store")
+"""The rows of a trace, from top to bottom."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One unit at work, in clocks from the program's start.
+
+    Attributes:
+        track: one of TRACKS. name: what it does. instruction: index of the instruction.
+    """
+
+    track: str
+    name: str
+    begin: int
+    end: int
+    instruction: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Plain numbers of a `Transfer` of one GEMM."""
+
+    clocks: int
+    moved: int
+
+
+class _GemmTable:
+    """The times of one GEMM's tiles as plain numbers, by FULL and LAST."""
+
+    def __init__(self, times: TileTimes, row: int) -> None:
+        def part(transfer: Transfer) -> _Part:
+            return _Part(int(transfer.clocks[row]), int(transfer.moved[row]))
+
+        self.input = [[part(times.input[i][t]) for t in BOTH] for i in BOTH]
+        self.weight = [[part(times.weight[j][t]) for t in BOTH] for j in BOTH]
+        self.store = [[part(times.store[i][j]) for j in BOTH] for i in BOTH]
+        self.array = [[[int(times.array[i][j][t].cycles[row]) for t in BOTH] for j in BOTH] for i in BOTH]
+
+
+@dataclass(frozen=True)
+class _StepKind:
+    m: int
+    n: int
+    k: int
+
+    @classmethod
+    def of(cls, op: Gemm, step: TileStep) -> _StepKind:
+        ends = ((step.m1, op.m), (step.n1, op.n), (step.k1, op.k))
+        return cls(*(LAST if end == length else FULL for end, length in ends))
+
+
+def program_events(
+    machine: Machine, program: Sequence[Instruction], labels: dict[int, str] | None = None
+) -> Iterator[Event]:
+    """The events of a program in the order in which its instructions run.
+
+    Args:
+        program: instructions that pass the checks; what follows an END is not run.
+        labels: names of instructions, by index.
+    """
+    gemms = [op for op in program if isinstance(op, Gemm)]
+    times = TileTimes(machine, GemmColumns.of(machine.config, gemms)) if gemms else None
+    clock, gemm = 0, 0
+    fetch = fetch_clocks(machine.config, machine.dram, INSTRUCTION_BYTES)
+    for index, op in enumerate(program):
+        label = (labels or {}).get(index, type(op).__name__.upper())
+        begin = clock
+        if isinstance(op, Gemm) and times is not None:
+            for event in _gemm_events(machine, op, _GemmTable(times, gemm), index, clock + fetch):
+                clock = max(clock, event.end)
+                yield event
+            gemm += 1
+        elif isinstance(op, Quantize):
+            for event in _quantize_events(machine, op, index, clock):
+                clock = event.end
+                yield event
+        else:
+            clock += fetch
+        yield Event("instruction", label, begin, clock, index)
+        if isinstance(op, End):
+            break
+
+
+def _gemm_events(machine: Machine, op: Gemm, table: _GemmTable, index: int, clock: int) -> Iterator[Event]:
+    bandwidth = machine.dram.bytes_per_clock
+    step: TileStep | None = None
+    finished: TileStep | None = None
+    # Each turn is one step with what runs beside it; the first turn only loads, the last one only stores.
+    for following in [*tile_steps(op), None]:
+        parts = _parts_of_turn(op, table, step, following, finished)
+        moved = sum(part.moved for _, _, part in parts)
+        for track, name, part in parts:
+            yield Event(track, name, clock, clock + part.clocks, index)
+        clock += max(max(part.clocks for _, _, part in parts), ceil(moved / bandwidth))
+        finished, step = (step if step is not None and step.last_k else None), following
+    if finished is not None:
+        ((track, name, part),) = _parts_of_turn(op, table, None, None, finished)
+        yield Event(track, name, clock, clock + max(part.clocks, ceil(part.moved / bandwidth)), index)
+
+
+def _parts_of_turn(
+    op: Gemm, table: _GemmTable, step: TileStep | None, following: TileStep | None, finished: TileStep | None
+) -> list[tuple[str, str, _Part]]:
+    """What runs at the same time: a step, the loads for the next one, and the store of the tile finished before it."""
+    parts = []
+    if following is not None:
+        kind = _StepKind.of(op, following)
+        if following.load_a:
+            parts.append(("load input", f"A {_span(following, 'mk')}", table.input[kind.m][kind.k]))
+        if following.load_b:
+            parts.append(("load weight", f"B {_span(following, 'kn')}", table.weight[kind.n][kind.k]))
+    if step is not None:
+        kind = _StepKind.of(op, step)
+        parts.append(("array", _span(step, "mnk"), _Part(table.array[kind.m][kind.n][kind.k], 0)))
+    if finished is not None:
+        kind = _StepKind.of(op, finished)
+        parts.append(("epilogue and store", f"C {_span(finished, 'mn')}", table.store[kind.m][kind.n]))
+    return parts
+
+
+def _span(step: TileStep, axes: str) -> str:
+    return " ".join(f"{axis}{getattr(step, axis + '0')}:{getattr(step, axis + '1')}" for axis in axes)
+
+
+def _quantize_events(machine: Machine, op: Quantize, index: int, clock: int) -> Iterator[Event]:
+    time = quantize_time(machine, op)
+    phases = (
+        ("load input", "column factors", time.factors),
+        ("load input", "pass 1: largest magnitudes", time.find),
+        ("epilogue and store", "scales", time.scales),
+        ("epilogue and store", "pass 2: integers", time.store),
+    )
+    clock += time.fetch
+    for track, name, clocks in phases:
+        if clocks:
+            yield Event(track, name, clock, clock + clocks, index)
+            clock += clocks
+
+
+def write_trace(path: Path, config: ArrayConfig, events: Sequence[Event]) -> None:
+    """Writes events as a Chrome trace (JSON object format), which ui.perfetto.dev and chrome://tracing open; 1 us is 1 us."""
+    head = [
+        {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": track}}
+        for tid, track in enumerate(TRACKS)
+    ]
+    body = [
+        {
+            "ph": "X",
+            "pid": 1,
+            "tid": TRACKS.index(event.track),
+            "name": event.name,
+            "ts": event.begin / config.clock_mhz,
+            "dur": (event.end - event.begin) / config.clock_mhz,
+            "args": {"instruction": event.instruction, "begin": event.begin, "clocks": event.end - event.begin},
+        }
+        for event in events
+    ]
+    path.write_text(json.dumps({"traceEvents": head + body, "displayTimeUnit": "ns"}))

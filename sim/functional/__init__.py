@@ -1,0 +1,1 @@
+"""What computes bits: numeric reference, device memory, controller, and the emulator with its fast paths."""
