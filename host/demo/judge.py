@@ -23,7 +23,8 @@ from torch import nn
 from torch.nn import functional
 
 from .sampling import pictures_to_tensor
-from .sprites import BACKGROUNDS, COLOURS, SHAPES, Sprite, make_scribbles, make_sprites
+from .scribbles import make_scribbles
+from .sprites import BACKGROUNDS, COLOURS, SHAPES, Sprite, make_sprites
 
 NO_SHAPE = "none"
 """The judge's word for a picture that shows none of the shapes."""

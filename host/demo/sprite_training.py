@@ -13,8 +13,9 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .sampling import pictures_to_tensor
+from .scribbles import make_scribbles
 from .sprite_model import PROMPT_TOKENS, make_autoencoder, make_noise_schedule, make_text_encoder, make_unet
-from .sprites import SpriteSet, make_scribbles
+from .sprites import SpriteSet
 
 Report = Callable[[str], None]
 """Takes one line of progress."""

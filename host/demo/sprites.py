@@ -22,7 +22,7 @@ from .shapes import BASE_PAINTERS, CONCEPT_PAINTERS, Pen, Rgb
 PICTURE_SIZE = 16
 """Width and height of a sprite in pixels."""
 
-_OVERSAMPLING = 8
+OVERSAMPLING = 8
 """Sprites are drawn this many times larger and averaged down, which smooths their edges."""
 
 COLOURS: dict[str, Rgb] = {
@@ -99,35 +99,16 @@ def draw_sprite(sprite: Sprite, rng: random.Random) -> np.ndarray:
     `rng` jitters it a little (each colour channel by at most 10, the size by 5 %, the place by one pixel), so
     that no two pictures of the same description are equal.
     """
-    ink = _jitter(COLOURS[sprite.colour], rng)
-    ground = _jitter(BACKGROUNDS[sprite.background], rng)
-    side = PICTURE_SIZE * _OVERSAMPLING
+    ink = jitter(COLOURS[sprite.colour], rng)
+    ground = jitter(BACKGROUNDS[sprite.background], rng)
+    side = PICTURE_SIZE * OVERSAMPLING
     image = Image.new("RGB", (side, side), ground)
     # 0.36 of the picture's side: the big size, jittered and shifted, still stays inside.
     radius = 0.36 * side * SIZES[sprite.size] * rng.uniform(0.95, 1.05)
-    x, y = (side / 2 + rng.uniform(-1, 1) * _OVERSAMPLING for _ in range(2))
+    x, y = (side / 2 + rng.uniform(-1, 1) * OVERSAMPLING for _ in range(2))
     pen = Pen(ImageDraw.Draw(image), x, y, radius, ink, ground)
     (BASE_PAINTERS | CONCEPT_PAINTERS)[sprite.shape](pen)
-    return _shrink(image)
-
-
-def draw_scribble(rng: random.Random, sprite_colours: bool = False) -> np.ndarray:
-    """A picture of one to six random strokes and patches, uint8 [16, 16, 3].
-
-    Colours are any, or, with `sprite_colours`, those of one sprite: one ink on one background. The
-    autoencoder sees scribbles so that it can encode shapes that it was never shown; the judge takes them as
-    examples of "none of the shapes".
-    """
-    side = PICTURE_SIZE * _OVERSAMPLING
-    ground, ink = _any_colour(rng), None
-    if sprite_colours:
-        ground = _jitter(rng.choice(tuple(BACKGROUNDS.values())), rng)
-        ink = _jitter(rng.choice(tuple(COLOURS.values())), rng)
-    image = Image.new("RGB", (side, side), ground)
-    canvas = ImageDraw.Draw(image)
-    for _ in range(rng.randrange(1, 7)):
-        _scribble_once(canvas, side, ink or _any_colour(rng), rng)
-    return _shrink(image)
+    return shrink(image)
 
 
 def full_caption(sprite: Sprite, name: str | None = None) -> str:
@@ -192,15 +173,6 @@ def make_sprites(
     return SpriteSet(pictures, tuple(captions), tuple(sprites))
 
 
-def make_scribbles(count: int, seed: int, sprite_colours: bool = False) -> np.ndarray:
-    """`count` scribbles, uint8 [count, 16, 16, 3]; the same seed gives the same bytes."""
-    rng = random.Random(seed)
-    pictures = np.empty((count, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
-    for index in range(count):
-        pictures[index] = draw_scribble(rng, sprite_colours)
-    return pictures
-
-
 def write_image_folder(folder: Path, sprites: SpriteSet) -> Path:
     """Write one PNG a sprite and `metadata.jsonl` (`file_name`, `text`): what `systolora train` reads.
 
@@ -248,30 +220,12 @@ def _require(what: str, word: str, known: Sequence[str]) -> None:
         raise ValueError(f"{what} {word!r} cannot be drawn; choose one of {', '.join(known)}")
 
 
-def _jitter(colour: Rgb, rng: random.Random, amount: float = 10) -> Rgb:
+def jitter(colour: Rgb, rng: random.Random, amount: float = 10) -> Rgb:
+    """The colour with each channel moved by at most `amount`."""
     red, green, blue = (round(min(255, max(0, c + rng.uniform(-amount, amount)))) for c in colour)
     return red, green, blue
 
 
-def _any_colour(rng: random.Random) -> Rgb:
-    return rng.randrange(256), rng.randrange(256), rng.randrange(256)
-
-
-def _scribble_once(canvas: ImageDraw.ImageDraw, side: int, colour: Rgb, rng: random.Random) -> None:
-    x, y = rng.uniform(-10, side), rng.uniform(-10, side)
-    width, height = rng.uniform(8, 80), rng.uniform(8, 80)
-    kind = rng.choice(("ellipse", "rectangle", "polygon", "line"))
-    if kind == "ellipse":
-        canvas.ellipse((x, y, x + width, y + height), fill=colour)
-    elif kind == "rectangle":
-        canvas.rectangle((x, y, x + width, y + height), fill=colour)
-    elif kind == "polygon":
-        corners = range(rng.randrange(3, 7))
-        points = [(x + rng.uniform(0, width), y + rng.uniform(0, height)) for _ in corners]
-        canvas.polygon(points, fill=colour)
-    else:
-        canvas.line((x, y, x + width, y + height), fill=colour, width=rng.randrange(4, 16))
-
-
-def _shrink(image: Image.Image) -> np.ndarray:
+def shrink(image: Image.Image) -> np.ndarray:
+    """An oversampled drawing as a picture, uint8 [16, 16, 3]."""
     return np.asarray(image.resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.BOX))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mmap
 import threading
-from bisect import bisect_left, insort
 from collections import deque
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from systolora.hls.check import Region, round_up
 
 from .device import Buffer, OutOfDeviceMemory
+from .holes import Holes
 
 ALIGNMENT = 64
 """Every buffer starts at a multiple of this many bytes: the widest bus word, and a cache line of the host."""
@@ -54,7 +54,7 @@ class DeviceMemory:
         self._arena = arena
         self.bytes: NDArray[np.uint8] = np.frombuffer(arena, np.uint8)
         self.pointer: int = self.bytes.ctypes.data
-        self._holes = _Holes(base, self.capacity)
+        self._holes = Holes(base, self.capacity)
         self._sizes: dict[int, int] = {}
         self._returned: deque[int] = deque()
         self._lent: dict[int, int] = {}
@@ -229,55 +229,6 @@ def check_buffer(buffer: Buffer, memory: DeviceMemory) -> None:
         raise BufferMisuseError(
             f"buffer {buffer.label!r} of {buffer.nbytes} bytes belongs to another device; allocate it on the one that uses it"
         )
-
-
-class _Holes:
-    """Free memory: best fit, lowest address first; neighbouring holes are joined."""
-
-    def __init__(self, address: int, size: int) -> None:
-        self._by_size: list[tuple[int, int]] = []
-        self._start: dict[int, int] = {}
-        self._end: dict[int, int] = {}
-        self._insert(address, size)
-
-    @property
-    def largest(self) -> int:
-        """Bytes in the largest hole."""
-        return self._by_size[-1][0] if self._by_size else 0
-
-    def take(self, size: int) -> int | None:
-        """Address of `size` bytes that are no longer free, or None if no hole is large enough."""
-        place = bisect_left(self._by_size, (size, 0))
-        if place == len(self._by_size):
-            return None
-        hole, address = self._by_size[place]
-        self._remove(address, hole)
-        if hole > size:
-            self._insert(address + size, hole - size)
-        return address
-
-    def put(self, address: int, size: int) -> None:
-        """Makes `size` bytes free and joins them with the holes at either side."""
-        before = self._end.get(address)
-        if before is not None:
-            self._remove(before, address - before)
-            size += address - before
-            address = before
-        after = self._start.get(address + size)
-        if after is not None:
-            self._remove(address + size, after)
-            size += after
-        self._insert(address, size)
-
-    def _insert(self, address: int, size: int) -> None:
-        insort(self._by_size, (size, address))
-        self._start[address] = size
-        self._end[address + size] = address
-
-    def _remove(self, address: int, size: int) -> None:
-        del self._by_size[bisect_left(self._by_size, (size, address))]
-        del self._start[address]
-        del self._end[address + size]
 
 
 def _prefer_huge_pages(arena: mmap.mmap) -> None:

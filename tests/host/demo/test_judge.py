@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from systolora.assets import judge_file
 from systolora.demo.judge import NO_SHAPE, Judge, concept_share, frechet_distance, load_judge, train_judge
+from systolora.demo.scribbles import make_scribbles
 from systolora.demo.sprite_model import make_autoencoder
-from systolora.demo.sprites import BASE_SHAPES, CONCEPTS, SHAPES, make_scribbles, make_sprites
+from systolora.demo.sprites import BASE_SHAPES, CONCEPTS, SHAPES, make_sprites
 
 
 @pytest.fixture(scope="module")

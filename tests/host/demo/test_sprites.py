@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 from PIL import Image
+from systolora.demo.scribbles import make_scribbles
 from systolora.demo.sprites import (
     BACKGROUNDS,
     BASE_SHAPES,
@@ -15,7 +16,6 @@ from systolora.demo.sprites import (
     Sprite,
     draw_sprite,
     full_caption,
-    make_scribbles,
     make_sprites,
     random_caption,
     tile_pictures,
