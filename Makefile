@@ -3,27 +3,30 @@ PYTHON ?= python3
 ENV := .venv
 RUN := $(ENV)/bin
 
-.PHONY: demo test test-pynq lint slow env clean
+.PHONY: help demo test test-pynq lint slow env clean
 
-demo: $(ENV)/.main
+help:         ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(ENV)/.main  ## teach the built-in model a new concept in INT8 and in float32; writes demo-out/index.html
 	$(RUN)/systolora demo --out demo-out
 
-test: $(ENV)/.test
+test: $(ENV)/.test  ## all fast tests
 	$(RUN)/python -m pytest
 
-test-pynq:
+test-pynq:  ## the board driver on the real pynq package, 4.0.0 and 3.0.1
 	tests/pynq/run.sh
 
-slow: $(ENV)/.test
+slow: $(ENV)/.test  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
 
-lint: $(ENV)/.test
+lint: $(ENV)/.test  ## ruff (lint and format) and mypy
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	rm -rf build/typecheck build/lib build/bdist.* && $(RUN)/pip install --quiet --no-deps --target build/typecheck .
 	MYPYPATH=build/typecheck $(RUN)/mypy -p systolora
 
-env: $(ENV)/.test
+env: $(ENV)/.test  ## the environment with everything that tests need, in .venv
 
 $(ENV)/.main: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("systolora needs Python 3.10 or newer: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
@@ -36,5 +39,5 @@ $(ENV)/.test: $(ENV)/.main
 	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[train,test]'
 	touch $@
 
-clean:
+clean:  ## removes what was built; environments stay
 	rm -rf build dist demo-out *.egg-info

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from .architecture import ORDER, ROOT
+
 SHIPPED = ("hls", "sim", "host", "bitstreams", "notebooks")
 
 PROGRAM = """
@@ -50,6 +51,13 @@ def run(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProc
 
 def test_data_and_templates_are_in_the_wheel(installed: Path, tmp_path: Path) -> None:
     done = run(installed, tmp_path, "-c", PROGRAM, str(installed))
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_package_can_be_imported_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    names = [package.module for package in ORDER]
+    code = f"import importlib, sys\nfor name in {names!r}:\n    assert importlib.import_module(name).__file__.startswith(sys.argv[1]), name"
+    done = run(installed, tmp_path, "-c", code, str(installed))
     assert done.returncode == 0, done.stderr
 
 
