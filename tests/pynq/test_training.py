@@ -135,9 +135,9 @@ def test_frozen_weights_stay_on_the_board(pictures: Path, tmp_path: Path, open_b
 WORKER = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
-from systolora.emulated_open import open_emulated_board
-from systolora.settings import TrainSettings
-from systolora.train import Trainer
+from systolora.emulated_board.opening import open_emulated_board
+from systolora.training.settings import TrainSettings
+from systolora.training.trainer import Trainer
 settings = TrainSettings(**json.loads(sys.argv[1]))
 with open_emulated_board("kv260") as device:
     before = device.counters

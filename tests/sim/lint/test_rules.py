@@ -178,7 +178,7 @@ def test_run_gives_json_and_codes(project: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_rules_page_is_current() -> None:
-    page = (HERE.parents[1] / "docs" / "lint.md").read_text(encoding="utf-8")
+    page = (HERE.parents[2] / "docs" / "lint.md").read_text(encoding="utf-8")
     assert page == rules_page(), "run: python -m systolora.sim.lint.page > docs/lint.md"
     for rule in RULES:
         assert f"| {rule} |" in page
