@@ -12,14 +12,20 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from systolora.hls.check import SOURCE_BYTES
 from systolora.hls.config import ArrayConfig
+from systolora.hls.generate import LINE_WORDS
 from systolora.hls.isa import INSTRUCTION_BYTES, End, Gemm, Instruction, Quantize
 from systolora.sim.functional.counts import TileStep, tile_steps
 
 from .columns import GemmColumns
 from .quantize_times import quantize_time
 from .tile_times import BOTH, FULL, LAST, Machine, TileTimes
-from .unit_times import Transfer, fetch_clocks
+from .unit_times import Transfer, epilogue_lanes, fetch_clocks
+
+Ints = NDArray[np.int64]
 
 TRACKS = ("instruction", "load input", "load weight", "array", "epilogue and store")
 """The rows of a trace, from top to bottom."""
@@ -147,18 +153,53 @@ def _span(step: TileStep, axes: str) -> str:
 
 
 def _quantize_events(machine: Machine, op: Quantize, index: int, clock: int) -> Iterator[Event]:
+    """A QUANTIZE by its phases; the two passes are summed up round by round, part by part, not by `quantize_times`' closed form."""
     time = quantize_time(machine, op)
+    reads, works, writes = _part_clocks(machine, op)
+    find, store = _round_clocks(reads, works), _round_clocks(reads, works, writes)
+    bound = machine.dram.latency
     phases = (
         ("load input", "column factors", time.factors),
-        ("load input", "pass 1: largest magnitudes", time.find),
+        ("load input", "pass 1: largest magnitudes", max(bound + find, _memory_clocks(machine, op, written=False))),
         ("epilogue and store", "scales", time.scales),
-        ("epilogue and store", "pass 2: integers", time.store),
+        ("epilogue and store", "pass 2: integers", max(bound + store, _memory_clocks(machine, op, written=True))),
     )
     clock += time.fetch
     for track, name, clocks in phases:
         if clocks:
             yield Event(track, name, clock, clock + clocks, index)
             clock += clocks
+
+
+def _part_clocks(machine: Machine, op: Quantize) -> tuple[Ints, Ints, Ints]:
+    """Clocks to read, work on and write each part, in the order of the parts; int64 [parts] each."""
+    config = machine.config
+    size, bus = SOURCE_BYTES[op.source], config.bus_bytes
+    starts = np.arange(0, op.n, LINE_WORDS * bus // size)
+    columns = np.tile(np.diff(np.append(starts, op.n)), op.m)
+    return -(-columns * size // bus), -(-columns // epilogue_lanes(config)), -(-columns // bus)
+
+
+def _round_clocks(*units: Ints) -> int:
+    """Sum over rounds of the longest unit; each unit is one part behind the one before it."""
+    rounds = np.zeros((len(units), len(units[0]) + len(units) - 1), np.int64)
+    for delay, clocks in enumerate(units):
+        rounds[delay, delay : delay + len(clocks)] = clocks
+    return int(rounds.max(axis=0).sum())
+
+
+def _memory_clocks(machine: Machine, op: Quantize, written: bool) -> int:
+    """Clocks below which device memory does not let a pass come: requests in flight per port, bandwidth for both."""
+    dram, bus = machine.dram, machine.config.bus_bytes
+    sizes = [op.n * SOURCE_BYTES[op.source], *([op.n] if written else [])]
+    words = [-(-size // bus) for size in sizes]
+    requests = [op.m * -(-row // dram.burst_words) for row in words]
+    waiting = [
+        dram.latency + -(-(count * dram.latency + op.m * row) // dram.in_flight)
+        for count, row in zip(requests, words, strict=True)
+    ]
+    moved = sum(op.m * -(-row * bus // dram.access_bytes) * dram.access_bytes for row in words)
+    return max(*waiting, ceil(moved / dram.bytes_per_clock))
 
 
 def write_trace(path: Path, config: ArrayConfig, events: Sequence[Event]) -> None:

@@ -2,10 +2,10 @@
 
     cycles = fetch + column factors + pass 1 + scales + pass 2
 
-A pass goes through the rows in parts of one line buffer. While one part is read, the one before is worked on, `lanes` columns a
-clock; in pass 2 the one before that is written. Working takes at least as long as reading or writing does, so a pass takes one
-latency, the reading of the first part, the working on all of them, and (pass 2) the writing of the last, unless the requests in
-flight or the bandwidth of device memory take longer. Scales come out one a clock; factors go in one a clock.
+A pass goes through the rows in parts of one line buffer, in rounds: while one part is read, the one before it is worked on, `lanes`
+columns a clock; in pass 2 the one before that is written. A round takes as long as the longest of the three, and a row's last part
+may be short, so what is read beside it is not hidden behind it. A pass takes one latency and all of its rounds, unless the requests
+in flight or the bandwidth of device memory take longer. Scales come out one a clock; factors go in one a clock.
 """
 
 from __future__ import annotations
@@ -39,6 +39,47 @@ class QuantizeTime:
         return self.fetch + self.factors + self.find + self.scales + self.store
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Clocks of one unit for a whole part and for a row's last part, which may be shorter."""
+
+    full: int
+    last: int
+
+    def at(self, place: int, parts: int) -> int:
+        """For the part at a place of its row; places before the row are those of the row before."""
+        return self.last if place % parts == parts - 1 else self.full
+
+
+def rounds_clocks(rows: int, parts: int, read: Sides, work: Sides, write: Sides) -> int:
+    """Clocks of a pass over `rows` rows of `parts` parts, of which one is read, one worked on and one written in each round."""
+
+    def clocks(place: int, reads: bool, works: bool, writes: bool) -> int:
+        return max(
+            read.at(place, parts) if reads else 0,
+            work.at(place - 1, parts) if works else 0,
+            write.at(place - 2, parts) if writes else 0,
+        )
+
+    total = rows * parts
+    # Filling: two rounds in which something is missing. Emptying: two more.
+    edges = (
+        clocks(0, True, False, False) + clocks(total, False, True, total > 1) + clocks(total + 1, False, False, True)
+    )
+    if total > 1:
+        edges += clocks(1, True, True, False)
+    places = dict.fromkeys(range(min(parts, 3)), 1)
+    if parts > 3:
+        places[parts - 1] = 1
+    if parts > 4:
+        places[3] = parts - 4  # as good as every place between: whole parts on all sides
+    inside = 0
+    for place, alike in places.items():
+        missing = sum(1 for first in range(min(2, total)) if first % parts == place)
+        inside += (rows * alike - missing) * clocks(place, True, True, True)
+    return edges + inside
+
+
 def quantize_time(machine: Machine, op: Quantize) -> QuantizeTime:
     """Clocks of a QUANTIZE whose input is finite."""
     config, dram = machine.config, machine.dram
@@ -46,9 +87,11 @@ def quantize_time(machine: Machine, op: Quantize) -> QuantizeTime:
     size = SOURCE_BYTES[op.source]
     part = LINE_WORDS * bus // size
     row_words, result_row = ceil_div(op.n * size, bus), ceil_div(op.n, bus)
-    working = op.m * ceil_div(op.n, epilogue_lanes(config))
-    first_part = ceil_div(min(op.n, part) * size, bus)
-    last_part = ceil_div((op.n - 1) % part + 1, bus)
+    parts = ceil_div(op.n, part)
+    counts = (min(op.n, part), op.n - (parts - 1) * part)
+    read = Sides(*(ceil_div(count * size, bus) for count in counts))
+    work = Sides(*(ceil_div(count, epilogue_lanes(config)) for count in counts))
+    write = Sides(*(ceil_div(count, bus) for count in counts))
     rows = np.int64(op.m)
     reads, writes = (dram.requests(rows, np.int64(words)) for words in (row_words, result_row))
     read_bound = int(dram.request_clocks(reads, rows * row_words))
@@ -56,8 +99,8 @@ def quantize_time(machine: Machine, op: Quantize) -> QuantizeTime:
     read_bytes, write_bytes = (dram.moved_bytes(rows, np.int64(words)) for words in (row_words, result_row))
     scales = scale_count(op)
     factor_words = ceil_div(FLOAT_BYTES * op.n, bus) if op.multiply else 0
-    find = latency + max(first_part + working, read_bound)
-    store = latency + max(first_part + working + last_part, read_bound, write_bound)
+    find = latency + max(rounds_clocks(op.m, parts, read, work, Sides(0, 0)), read_bound)
+    store = latency + max(rounds_clocks(op.m, parts, read, work, write), read_bound, write_bound)
     return QuantizeTime(
         fetch=fetch_clocks(config, dram, INSTRUCTION_BYTES),
         factors=latency + factor_words * (bus // FLOAT_BYTES) if op.multiply else 0,

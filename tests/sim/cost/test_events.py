@@ -52,6 +52,16 @@ def test_instructions_end_when_the_closed_forms_say(seed: int, kind: ArrayKind) 
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_long_rows_are_quantized_in_the_time_that_the_closed_form_says(seed: int) -> None:
+    """Rows of up to forty parts; the event mode sums their rounds one by one."""
+    random = np.random.default_rng(50 + seed)
+    at = machine(random)
+    program = [random_quantize(random, int(random.integers(1, 40)), int(random.integers(1, 5000))) for _ in range(20)]
+    lengths = [e.end - e.begin for e in program_events(at, program) if e.track == "instruction"]
+    assert lengths == instruction_cycles(at, program)
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_no_unit_works_on_two_things_at_once_and_the_array_works_as_counted(seed: int) -> None:
     random = np.random.default_rng(100 + seed)
     at = machine(random)

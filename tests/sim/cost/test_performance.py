@@ -16,7 +16,7 @@ from systolora.sim.cost.dram import DramModel
 from systolora.sim.cost.energy import TECHNOLOGIES, Work, energy, peak_figures, technology
 from systolora.sim.cost.mapping import Tiling, best_products, best_tilings, transposed_product
 from systolora.sim.cost.performance import bound, gemm_costs
-from systolora.sim.cost.quantize_times import quantize_time
+from systolora.sim.cost.quantize_times import Sides, quantize_time, rounds_clocks
 from systolora.sim.cost.scalesim import scalesim_report
 from systolora.sim.cost.tile_times import Machine, TileTimes
 from systolora.sim.cost.unit_times import ArrayKind, array_work, load_input
@@ -135,13 +135,34 @@ def test_quantize_takes_two_passes() -> None:
     config = ArrayConfig()
     machine = Machine(config, DramModel.of(config, latency_ns=0))
     time = quantize_time(machine, Quantize(64, 320, 0, 0, 0, 0, 0))
-    # 80 columns of four floats a row; the first part (32 words of 16 bytes) is read before work begins.
-    assert (time.find, time.factors) == (32 + 64 * 80, 0)
-    assert time.store == 32 + 64 * 80 + 320 % 128 // 16
+    # A row is 128, 128 and 64 floats: 32, 32 and 16 words, worked on in as many clocks. While the next row's first part is
+    # read, the short last one is worked on, so each row takes three rounds of 32 clocks, but for the very last part's work.
+    assert (time.find, time.factors) == (32 + 63 * 96 + 2 * 32 + 16, 0)
+    assert time.store == 32 + 63 * 96 + 2 * 32 + 16 + 320 % 128 // 16
+    # bfloat16: 256 and 64 columns, read in 32 and 8 words, worked on in 64 and 16 clocks.
     half = quantize_time(machine, Quantize(64, 320, 0, 0, 0, 0, 0, source=Source.BFLOAT16))
-    assert half.find == 32 + 64 * 80
+    assert half.find == 32 + 63 * (64 + 32) + 64 + 16
     starved = Machine(config, DramModel(0.1, 200.0, 16, latency=0))
     assert quantize_time(starved, Quantize(64, 320, 0, 0, 0, 0, 0)).find == 64 * 320 * 4 / 0.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_quantize_s_closed_form_is_the_sum_of_its_rounds(seed: int) -> None:
+    """Against a walk through the parts, one after the other, with any clocks a part."""
+    random = np.random.default_rng(seed)
+    for _ in range(200):
+        rows, parts = (int(x) for x in random.integers(1, 9, 2))
+        sides = [Sides(*(int(x) for x in random.integers(0, 50, 2))) for _ in range(3)]
+        kinds = [place == parts - 1 for _ in range(rows) for place in range(parts)]
+        clocks = 0
+        for now in range(len(kinds) + 2):
+            busy = [
+                (side.last if kinds[now - d] else side.full)
+                for d, side in enumerate(sides)
+                if 0 <= now - d < len(kinds)
+            ]
+            clocks += max(busy)
+        assert rounds_clocks(rows, parts, *sides) == clocks, (rows, parts, sides)
 
 
 def test_the_choice_is_never_slower_than_one_dataflow() -> None:
