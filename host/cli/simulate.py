@@ -32,7 +32,8 @@ def print_simulation(simulation: Simulation, console: Console) -> None:
     if not simulation.settings.compat:
         console.print(
             f"step: {simulation.step_cycles():,} cycles = {simulation.step_seconds():.3f} s on the accelerator, "
-            f"of which quantizing {simulation.quantize_cycles:,}; bottleneck: {simulation.bottleneck()}"
+            f"of which quantizing {simulation.quantize_cycles:,}; {simulation.step_utilization():.1%} of the array used, QUANTIZE "
+            f"included; bottleneck: {simulation.bottleneck()}"
         )
     console.print(f"traced in {simulation.trace_seconds:.1f} s, simulated in {simulation.model_seconds:.2f} s")
     for file in (simulation.settings.html, simulation.settings.trace):

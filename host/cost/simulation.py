@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from systolora.hls.isa import End, Instruction
-from systolora.sim.cost.energy import PeakFigures, Technology, peak_figures, technology
-from systolora.sim.cost.quantize_times import quantize_time
+from systolora.sim.cost.energy import PeakFigures, Technology, energy, peak_figures, technology
+from systolora.sim.cost.quantize_times import quantize_time, quantize_work
 from systolora.sim.cost.tile_times import Machine
 
 from .policies import POLICIES, PolicyResult, run_policies, scalesim_policies
@@ -18,12 +18,21 @@ from .workloads import Workload
 
 
 @dataclass(frozen=True)
+class QuantizeCost:
+    """All QUANTIZE instructions of a step: clocks, bytes to and from device memory, joules."""
+
+    cycles: int = 0
+    dram_bytes: int = 0
+    energy_j: float = 0.0
+
+
+@dataclass(frozen=True)
 class Simulation:
     """What a simulation found.
 
     Attributes:
         policies: by name, `policies.POLICIES`.
-        quantize_cycles: clocks of all QUANTIZE instructions of the step.
+        quantize: all QUANTIZE instructions of the step.
         trace_seconds, model_seconds: that tracing the model, and all that came after it, took.
     """
 
@@ -32,7 +41,7 @@ class Simulation:
     technology: Technology
     workload: Workload
     policies: dict[str, PolicyResult]
-    quantize_cycles: int
+    quantize: QuantizeCost
     trace_seconds: float
     model_seconds: float
 
@@ -41,6 +50,16 @@ class Simulation:
         """Peak rates and area of the array."""
         return peak_figures(self.machine.config, self.technology)
 
+    @property
+    def quantize_cycles(self) -> int:
+        """Clocks of all QUANTIZE instructions of the step."""
+        return self.quantize.cycles
+
+    def step_utilization(self, policy: str = "auto") -> float:
+        """Needed multiply-accumulates over all that the array could have done in the step's clocks, QUANTIZE included."""
+        config = self.machine.config
+        return self.workload.macs() / (config.rows * config.cols * self.step_cycles(policy))
+
     def step_cycles(self, policy: str = "auto") -> int:
         """Clocks of all instructions of the step."""
         return self.policies[policy].cycles + self.quantize_cycles
@@ -48,6 +67,16 @@ class Simulation:
     def step_seconds(self, policy: str = "auto") -> float:
         """Seconds of the step on the accelerator; the host's part is not in it."""
         return self.step_cycles(policy) / (1e6 * self.machine.config.clock_mhz)
+
+    def _step_traffic(self) -> dict[str, float | None]:
+        """Bytes and joules of the whole step, QUANTIZE included; null in SCALE-Sim's totals, which have neither."""
+        if self.settings.compat:
+            return {"dram_bytes": None, "energy_j": None}
+        auto = self.policies["auto"]
+        return {
+            "dram_bytes": auto.dram_bytes + self.quantize.dram_bytes,
+            "energy_j": sum(auto.energy().values()) + self.quantize.energy_j,
+        }
 
     def ratios(self) -> dict[str, float]:
         """How much faster choosing per GEMM is than one dataflow for all."""
@@ -95,6 +124,8 @@ class Simulation:
                 "quantize_cycles": self.quantize_cycles,
                 "cycles": self.step_cycles(),
                 "seconds": self.step_seconds(),
+                "utilization": round(self.step_utilization(), 6),
+                **self._step_traffic(),
                 "bottleneck": self.bottleneck(),
             },
             "peak": vars(self.peak),
@@ -104,18 +135,27 @@ class Simulation:
         }
 
 
+def _quantize_cost(machine: Machine, tech: Technology, workload: Workload) -> QuantizeCost:
+    cycles = moved = 0
+    spent = 0.0
+    for item in workload.quantizes:
+        work = quantize_work(machine.config, item.quantize.op)
+        cycles += item.count * quantize_time(machine, item.quantize.op).cycles
+        moved += item.count * work.dram_bytes
+        spent += item.count * energy(tech, work).total
+    return QuantizeCost(cycles, moved, spent)
+
+
 def simulate_workload(settings: SimulateSettings, workload: Workload) -> Simulation:
     """Runs a workload that is traced already."""
     machine, tech = settings.machine(), technology(settings.technology)
     if settings.compat == "scalesim":
         policies = scalesim_policies(machine.config.rows, machine.config.cols, workload.gemms)
-        quantize_cycles = 0
+        quantize = QuantizeCost()
     else:
         policies = run_policies(machine, tech, workload)
-        quantize_cycles = sum(
-            item.count * quantize_time(machine, item.quantize.op).cycles for item in workload.quantizes
-        )
-    return Simulation(settings, machine, tech, workload, policies, quantize_cycles, 0.0, 0.0)
+        quantize = _quantize_cost(machine, tech, workload)
+    return Simulation(settings, machine, tech, workload, policies, quantize, 0.0, 0.0)
 
 
 def step_program(simulation: Simulation) -> tuple[list[Instruction], dict[int, str]]:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from systolora.hls.check import SOURCE_BYTES, scale_count
-from systolora.hls.config import FLOAT_BYTES
+from systolora.hls.config import FLOAT_BYTES, ArrayConfig
 from systolora.hls.generate import LINE_WORDS
-from systolora.hls.isa import INSTRUCTION_BYTES, Quantize
-from systolora.sim.functional.counts import ceil_div
+from systolora.hls.isa import INSTRUCTION_BYTES, Axis, Quantize
+from systolora.sim.functional.counts import ceil_div, count_instruction
 
+from .energy import Work
 from .tile_times import Machine
 from .unit_times import epilogue_lanes, fetch_clocks
 
@@ -107,4 +108,21 @@ def quantize_time(machine: Machine, op: Quantize) -> QuantizeTime:
         find=max(find, int(dram.shared_clocks(read_bytes))),
         scales=latency + scales + ceil_div(FLOAT_BYTES * scales, bus),
         store=max(store, int(dram.shared_clocks(read_bytes + write_bytes))),
+    )
+
+
+def quantize_work(config: ArrayConfig, op: Quantize) -> Work:
+    """What a QUANTIZE whose input is finite is paid for in energy.
+
+    Device memory is what the counters count. On chip each word read goes into a line buffer and out of it; a column's own
+    magnitude is read and written in the first pass and read in the second, its factor read in both, 4 bytes each.
+    """
+    counters = count_instruction(config, op)
+    values = op.m * op.n
+    own = (3 if op.axis == Axis.COLUMN else 0) + (2 if op.multiply else 0)
+    return Work(
+        elements=values,
+        sram_bytes=2 * config.bus_bytes * (counters.source_words + counters.quantized_words)
+        + FLOAT_BYTES * own * values,
+        dram_bytes=config.bus_bytes * (counters.words_read + counters.words_written),
     )

@@ -81,6 +81,22 @@ def test_the_step_is_the_sum_of_its_instructions(simulation: Simulation) -> None
     assert sum(cycles[:-1]) == simulation.step_cycles()
 
 
+def test_bytes_of_the_step_are_those_that_the_hardware_counts(simulation: Simulation) -> None:
+    """QUANTIZE included, instruction by instruction; its energy is more than its share of device memory alone."""
+    program, _ = step_program(simulation)
+    config = simulation.machine.config
+    counted = [count_instruction(config, op) for op in program[:-1]]
+    step = simulation.as_dict()["step"]
+    assert step["dram_bytes"] == config.bus_bytes * sum(c.words_read + c.words_written for c in counted)
+    assert step["utilization"] == pytest.approx(
+        simulation.workload.macs() / (config.rows * config.cols * step["cycles"]), abs=1e-6
+    )
+    gemms = simulation.policies["auto"]
+    assert step["utilization"] < gemms.utilization
+    floor = 1e-12 * simulation.technology.dram_byte * (step["dram_bytes"] - gemms.dram_bytes)
+    assert step["energy_j"] > sum(gemms.energy().values()) + floor
+
+
 def test_json_says_it_all(key_value: Workload, capsys: pytest.CaptureFixture[str]) -> None:
     run_simulation(SimulateSettings(rows=64, cols=64, rank=4, batch=1), json=True)
     lines = capsys.readouterr().out.splitlines()
