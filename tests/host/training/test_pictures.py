@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from systolora.errors import UserError
-from systolora.training.pictures import find_pictures, load_picture
+from systolora.training.captions import find_pictures
+from systolora.training.pictures import load_picture
 
 
 @pytest.fixture
