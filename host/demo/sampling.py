@@ -20,7 +20,8 @@ def load_sprite_pipeline(folder: Path) -> StableDiffusionPipeline:
     """
     if not (Path(folder) / "model_index.json").is_file():
         raise ValueError(f"{folder} holds no model_index.json; give the folder of a saved diffusers pipeline")
-    pipeline = StableDiffusionPipeline.from_pretrained(str(folder), torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    pipeline.to(torch.float32)  # transformers keeps the type of the file
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
