@@ -103,7 +103,7 @@ def load_pipeline(folder: Path) -> tuple[Any, tuple[str, ...]]:
 def _load_part(folder: Path, part: FolderPart) -> Any:
     """One part. A model that lacks a tensor is refused: the libraries would make up its values, or none."""
     where = f"--model {folder}: its part {part.name}/"
-    kind = getattr(importlib.import_module(part.library), part.class_name, None)
+    kind: Any = getattr(importlib.import_module(part.library), part.class_name, None)
     if not hasattr(kind, "from_pretrained"):
         raise UserError(f"{where} is of class {part.class_name}, which the installed {part.library} does not have")
     is_model = isinstance(kind, type) and issubclass(kind, torch.nn.Module)

@@ -21,8 +21,8 @@ DISTANCE = {
     (torch.float16, "int8"): 0.1,
     (torch.bfloat16, "int8"): 0.2,
 }
-"""Largest relative distance (2-norm) of the `up` factors, which start at zero, to those of the float32 weights. MEASURED. With INT8,
-some of the rounded weights and activations move to the next of 255 levels."""
+"""Largest relative distance (2-norm) of the `up` factors, which start at zero, to those of the float32 weights. Measured:
+0.007, 0.056, 0.051, 0.092. With INT8, some of the rounded weights and activations move to the next of 255 levels."""
 
 
 @pytest.fixture(scope="module")
