@@ -34,12 +34,19 @@ _LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class FolderPart:
-    """A part of a pipeline folder: its subfolder, library, class and the variant of its weight files, "" for the plain ones."""
+    """A part of a pipeline folder.
+
+    Attributes:
+        name: of its subfolder. library, class_name: what loads it.
+        variant: of its weight files; "" for the plain ones, or a part without weights. safetensors: whether they are; else they are
+            the older .bin.
+    """
 
     name: str
     library: str
     class_name: str
     variant: str = ""
+    safetensors: bool = True
 
 
 def read_folder(folder: Path) -> dict[str, FolderPart]:
@@ -110,11 +117,13 @@ def _read_part(folder: Path, name: str, entry: object) -> FolderPart:
         raise UserError(
             f"--model {folder}: {INDEX} takes {name} from {library!r}, where only {' and '.join(LIBRARIES)} are used"
         )
-    return FolderPart(name, library, class_name, _variant(folder / name) if has_weights else "")
+    if not has_weights:
+        return FolderPart(name, library, class_name)
+    return FolderPart(name, library, class_name, *_weights(folder / name))
 
 
-def _variant(part: Path) -> str:
-    """The variant to load: none where there are plain weights, else the only one that there is."""
+def _weights(part: Path) -> tuple[str, bool]:
+    """(variant, whether as safetensors) of the weights to load: the plain ones, else those of the only variant that there is."""
     files = sorted(path for path in part.iterdir() if _WEIGHTS.fullmatch(path.name))
     if not files:
         raise UserError(
@@ -134,4 +143,4 @@ def _variant(part: Path) -> str:
         with path.open("rb") as file:
             if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
                 raise UserError(f"{path}: it holds a pointer of Git LFS, not the weights; run: git lfs pull")
-    return chosen
+    return chosen, any(path.suffix == ".safetensors" for path in variants[chosen])

@@ -107,7 +107,9 @@ def _load_part(folder: Path, part: FolderPart) -> Any:
     if not hasattr(kind, "from_pretrained"):
         raise UserError(f"{where} is of class {part.class_name}, which the installed {part.library} does not have")
     is_model = isinstance(kind, type) and issubclass(kind, torch.nn.Module)
-    options: dict[str, Any] = {"torch_dtype": torch.float32, "output_loading_info": True} if is_model else {}
+    options: dict[str, Any] = {}
+    if is_model:
+        options = {"torch_dtype": torch.float32, "use_safetensors": part.safetensors, "output_loading_info": True}
     if part.variant:
         options["variant"] = part.variant
     try:

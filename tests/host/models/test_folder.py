@@ -93,7 +93,10 @@ def test_plain_weights_are_taken_and_else_the_only_variant(folder: Path, names: 
     (folder / "text_encoder" / "model.safetensors").unlink()
     for name in names:
         (folder / "text_encoder" / name).write_bytes(b"weights")
-    assert read_folder(folder)["text_encoder"].variant == WEIGHTS[names]
+    part = read_folder(folder)["text_encoder"]
+    assert part.variant == WEIGHTS[names]
+    taken = [name for name in names if part.variant in name and (part.variant or "fp16" not in name)]
+    assert part.safetensors == any(name.endswith(".safetensors") for name in taken)
 
 
 def test_the_variant_is_said_and_two_are_not_chosen_from(folder: Path) -> None:

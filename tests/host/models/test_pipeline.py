@@ -45,6 +45,33 @@ def test_every_stored_form_is_loaded_as_float32(
     assert parts.notes == ((said,) if variant else ())
 
 
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_older_weight_files_are_read_without_executing_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = copy_of_the_pipeline(tmp_path / "model")
+    for name in MODELS:
+        (file,) = (folder / name).glob("*.safetensors")
+        tensors = load_file(file)
+        file.unlink()
+        binary = file.with_name(("pytorch_" if name == "text_encoder" else "") + file.stem + ".bin")
+        torch.save(tensors, binary)
+    state = load_parts(folder).text_encoder.state_dict()
+    assert all(torch.equal(state[key], tensor) for key, tensor in tensors.items())
+    assert "error" not in capfd.readouterr().err.lower()
+    torch.save(tensors | {"hostile": Hostile(tmp_path / "executed")}, binary)
+    with pytest.raises(UserError, match="its part text_encoder/ cannot be loaded as CLIPTextModel"):
+        load_parts(folder)
+    assert not (tmp_path / "executed").exists()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_part_that_lacks_tensors_is_named_with_the_first(tmp_path: Path, name: str) -> None:
     folder = copy_of_the_pipeline(tmp_path / "model")
