@@ -45,8 +45,8 @@ def find_pictures(folder: Path, prompt: str = "") -> list[CaptionedPicture]:
     missing = [picture.path for picture in pictures if not picture.caption]
     if missing:
         raise UserError(
-            f"--data {folder}: no caption for {names_of(missing)}; "
-            f"write {METADATA} or {missing[0].stem}.txt, or give --prompt for all"
+            f"--data {folder}: no caption for {names_of(missing, folder)}; "
+            f"write {METADATA} or {os.path.relpath(missing[0].with_suffix('.txt'), folder)}, or give --prompt for all"
         )
     return pictures
 
@@ -55,18 +55,21 @@ def folder_notes(folder: Path, pictures: Sequence[CaptionedPicture]) -> list[str
     """What a user may not expect of a folder, a line each: files that are not taken, pictures that the metadata does not name."""
     notes = []
     used = {picture.path for picture in pictures} | {picture.path.with_suffix(".txt") for picture in pictures}
-    left = [path for path in _visible(folder) if path not in used and path.name != METADATA]
+    # The folder and those inside it that lead to a picture.
+    opened = {folder} | {above for path in used for above in path.parents if folder in above.parents}
+    used |= opened | {folder / METADATA}
+    left = [path for place in sorted(opened) for path in _visible(place) if path not in used]
     if left:
-        notes.append(f"{folder}: not taken as pictures or captions: {names_of(left)}")
+        notes.append(f"{folder}: not taken as pictures or captions: {names_of(left, folder)}")
     prompted = [picture.path for picture in pictures if picture.source == "prompt"]
     if prompted and any(picture.source == "metadata" for picture in pictures):
-        notes.append(f"{folder / METADATA}: it has no caption for {names_of(prompted)}; they take --prompt")
+        notes.append(f"{folder / METADATA}: it has no caption for {names_of(prompted, folder)}; they take --prompt")
     return notes
 
 
-def names_of(paths: Sequence[Path]) -> str:
-    """The names of the first three files, and how many more there are."""
-    shown = ", ".join(path.name for path in paths[:3])
+def names_of(paths: Sequence[Path], folder: Path | None = None) -> str:
+    """The names of the first three files, relative to `folder` where it is given, and how many more there are."""
+    shown = ", ".join(os.path.relpath(path, folder) if folder else path.name for path in paths[:3])
     return f"{shown} and {len(paths) - 3} more" if len(paths) > 3 else shown
 
 

@@ -109,6 +109,29 @@ def test_what_is_not_taken_is_said(folder: Path) -> None:
     assert folder_notes(folder, pictures) == [f"{folder}: not taken as pictures or captions: c.heic, notes.txt, sub"]
 
 
+def test_what_is_not_taken_of_a_subfolder_is_said(folder: Path) -> None:
+    for name in ("sub/c.png", "sub/d.png", "sub/deep/e.png", "other/f.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / name)
+    write_metadata(folder, *({"file_name": name, "text": "x"} for name in ("a.png", "b.jpg", "sub/c.png")))
+    left = ["other", "sub/d.png", "sub/deep"]
+    assert folder_notes(folder, find_pictures(folder)) == [
+        f"{folder}: not taken as pictures or captions: {', '.join(left)}"
+    ]
+
+
+def test_a_missing_caption_of_a_subfolder_is_named_with_its_path(folder: Path) -> None:
+    (folder / "sub").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "sub/c.png")
+    write_metadata(
+        folder,
+        *({"file_name": name, "text": "x"} for name in ("a.png", "b.jpg")),
+        {"file_name": "sub/c.png", "text": ""},
+    )
+    with pytest.raises(UserError, match="no caption for sub/c.png; write metadata.jsonl or sub/c.txt"):
+        find_pictures(folder)
+
+
 def test_pictures_that_the_metadata_does_not_name_take_the_prompt_and_it_is_said(folder: Path) -> None:
     write_metadata(folder, {"file_name": "a.png", "text": "one"})
     pictures = find_pictures(folder, "two")
