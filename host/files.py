@@ -1,9 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and text that is read with one clear line for what is not text."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from .errors import UserError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -18,3 +20,19 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark; CR LF and LF both end a line.
+
+    Raises:
+        UserError: naming the file, if it cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: it is not UTF-8 (byte 0x{error.object[error.start]:02x} at position {error.start}); save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None

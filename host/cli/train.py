@@ -15,6 +15,8 @@ def run_training(settings: TrainSettings, json: bool) -> None:
     console = Console(stderr=json)
     console.print("loading the model and encoding the pictures ...")
     trainer = Trainer(settings)
+    for note in trainer.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     try:
         result = train_with_progress(trainer, console, "training")
     except KeyboardInterrupt:

@@ -15,12 +15,13 @@ _PICTURES_AT_ONCE = 64
 def load_sprite_pipeline(folder: Path) -> StableDiffusionPipeline:
     """The pipeline of that folder on the CPU, its modules in evaluation mode, its progress bar off.
 
-    Weights are float32, also where the file stores 16 bits: that is what diffusers does unless told otherwise.
+    Weights are float32, also where the file stores 16 bits.
     Raises ValueError if the folder holds no pipeline.
     """
     if not (Path(folder) / "model_index.json").is_file():
         raise ValueError(f"{folder} holds no model_index.json; give the folder of a saved diffusers pipeline")
     pipeline = StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    pipeline.to(torch.float32)  # transformers keeps the type of the file
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -11,7 +11,8 @@ import torch
 from systolora.demo.judge import Judge, frechet_distance
 from systolora.demo.sampling import generate_pictures, pictures_to_tensor
 from systolora.demo.sprites import SpriteSet, make_sprites
-from systolora.models.pipeline import PipelineParts, encode_captions, encode_pictures
+from systolora.models.encoding import encode_captions, encode_pictures
+from systolora.models.pipeline import PipelineParts
 from torch import Tensor
 from torch.nn import functional
 

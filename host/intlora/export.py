@@ -115,8 +115,6 @@ def _merged(source: Path, content: IntLoraFile, unet: nn.Module | None) -> dict[
 
 
 def _load_pipeline(model: Path) -> Any:
-    from diffusers import StableDiffusionPipeline
-    from systolora.models.pipeline import load_parts
+    from systolora.models.pipeline import load_pipeline
 
-    load_parts(model)  # one clear line for what cannot be loaded
-    return StableDiffusionPipeline.from_pretrained(str(model), safety_checker=None, local_files_only=True)
+    return load_pipeline(model)[0]

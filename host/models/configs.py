@@ -6,13 +6,14 @@ number of text tokens).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from systolora.errors import UserError
+
+from .folder import read_json, square_side
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,17 @@ def model_spec(name: str) -> ModelSpec:
         raise UserError(
             f"--workload {name}: neither one of {', '.join(MODELS)} nor a folder with unet/config.json or transformer/config.json"
         )
-    try:
-        config = json.loads(found[0].read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{found[0]}: cannot be read as JSON: {error}") from None
+    config = read_json(found[0])
     class_name = config.get("_class_name", "")
     if class_name not in _TOKENS:
         raise UserError(f"{found[0]}: class {class_name!r}; allowed are {', '.join(sorted(_TOKENS))}")
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     cell = _CELLS[class_name]
-    size = own.get("sample_size") or 128
-    resolution = 1024 if class_name == "FluxTransformer2DModel" else int(size) * cell
+    size = own.get("sample_size")
+    side = 128 if size is None else square_side(size)
+    if side is None:
+        raise UserError(f"{found[0]}: sample_size is {size!r}; expected a number, or two equal ones")
+    resolution = 1024 if class_name == "FluxTransformer2DModel" else side * cell
     return ModelSpec(folder.name, class_name, own, resolution, _TOKENS[class_name], cell)
 
 

@@ -1,8 +1,8 @@
-"""The parts of a Stable Diffusion pipeline folder that training needs, loaded and checked."""
+"""The parts of a Stable Diffusion pipeline folder that training needs, loaded in float32 and checked."""
 
 from __future__ import annotations
 
-import json
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,20 @@ from typing import Any
 import torch
 from systolora.errors import UserError
 from systolora.libraries import quiet_libraries
-from torch import Tensor
 
-SUPPORTED = "StableDiffusionPipeline"
+from .folder import FolderPart, read_folder, square_side, variant_note
+
+LARGEST_RESOLUTION = 8192
+"""Pixels on a side; no model of this kind makes larger pictures."""
 
 
 @dataclass(frozen=True)
 class PipelineParts:
-    """Frozen models of a text-to-image latent diffusion pipeline, in evaluation mode.
+    """Frozen float32 models of a text-to-image latent diffusion pipeline, in evaluation mode.
 
     Attributes:
         unet: UNet2DConditionModel. vae: autoencoder. text_encoder, tokenizer: CLIP's. noise: DDPMScheduler made from the
-            pipeline's own scheduler configuration.
+            pipeline's own scheduler configuration. notes: what the user should know of the loading, a line each.
     """
 
     unet: Any
@@ -29,11 +31,22 @@ class PipelineParts:
     text_encoder: Any
     tokenizer: Any
     noise: Any
+    notes: tuple[str, ...] = ()
 
     @property
     def resolution(self) -> int:
-        """Pixels on a side that the model was made for."""
-        return int(self.unet.config.sample_size) * self.vae_factor
+        """Pixels on a side that the model was made for.
+
+        Raises:
+            UserError: if its configuration does not say, or names an oblong.
+        """
+        size = self.unet.config.sample_size
+        side = square_side(size)
+        if side is None:
+            raise UserError(
+                f"--resolution is missing: sample_size is {size} in the model's unet/config.json; give the pixels of the square to train on"
+            )
+        return side * self.vae_factor
 
     @property
     def vae_factor(self) -> int:
@@ -41,85 +54,100 @@ class PipelineParts:
         blocks = getattr(self.vae.config, "block_out_channels", None) or self.vae.config.encoder_block_out_channels
         return int(2 ** (len(blocks) - 1))
 
+    def checked_resolution(self, resolution: int) -> int:
+        """`resolution`, or the model's own for 0.
+
+        Raises:
+            UserError: if the model cannot take it.
+        """
+        chosen = resolution or self.resolution
+        if chosen % self.vae_factor or not self.vae_factor <= chosen <= LARGEST_RESOLUTION:
+            raise UserError(
+                f"--resolution {chosen}: the model takes multiples of {self.vae_factor} up to {LARGEST_RESOLUTION}"
+            )
+        return chosen
+
 
 def load_parts(folder: Path) -> PipelineParts:
-    """Loads a pipeline folder without touching the network.
+    """Loads a pipeline folder without touching the network, its weights as float32 whatever the files store.
 
     Raises:
-        UserError: for a missing folder, one that is no pipeline, another kind of pipeline, or broken files.
+        UserError: for a missing folder, one that is no pipeline, another kind of pipeline, or missing or broken files.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"--model {folder}: there is no such folder; give a pipeline folder as diffusers' save_pretrained writes it"
-        )
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UserError(
-            f"--model {folder}: no model_index.json in it, so it is no pipeline folder; give the folder that holds unet/ and vae/"
-        )
-    try:
-        kind = json.loads(index.read_text()).get("_class_name", "")
-    except (json.JSONDecodeError, AttributeError):
-        raise UserError(
-            f"--model {folder}: model_index.json cannot be read; the folder is broken, copy it again"
-        ) from None
-    if kind != SUPPORTED:
-        raise UserError(
-            f"--model {folder}: it holds a {kind or 'nameless pipeline'}; `train` takes a {SUPPORTED} (others: systolora.offload)"
-        )
-    from diffusers import DDPMScheduler, StableDiffusionPipeline
-
-    quiet_libraries()
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
-    except Exception as error:  # diffusers raises many kinds; each is a folder that cannot be used
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--model {folder}: diffusers cannot load it: {reason}") from None
+    pipe, notes = load_pipeline(folder)
     for model in (pipe.unet, pipe.vae, pipe.text_encoder):
         model.requires_grad_(False)
         model.eval()
+    from diffusers import DDPMScheduler
+
     noise = DDPMScheduler.from_config(pipe.scheduler.config)
-    return PipelineParts(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, noise)
+    return PipelineParts(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, noise, notes)
 
 
-@torch.no_grad()
-def encode_pictures(vae: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents of pictures, as mean and standard deviation of their distribution, scaled as the U-Net expects.
+def load_pipeline(folder: Path) -> tuple[Any, tuple[str, ...]]:
+    """(pipeline, notes for the user): diffusers' pipeline of a folder in float32, without its safety checker.
 
-    Args:
-        pixels: float32 [count, 3, height, width] in -1 .. 1.
-
-    Returns:
-        (mean, deviation), float32 [count, channels, height / factor, width / factor]; deviation is zero for autoencoders
-        without a distribution.
+    Raises:
+        UserError: as `load_parts`.
     """
-    means, deviations = [], []
-    for part in pixels.split(8):
-        encoded = vae.encode(part)
-        if hasattr(encoded, "latent_dist"):
-            means.append(encoded.latent_dist.mean)
-            deviations.append(encoded.latent_dist.std)
-        else:
-            means.append(encoded.latents)
-            deviations.append(torch.zeros_like(encoded.latents))
-    factor = float(vae.config.scaling_factor)
-    shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
-    return (torch.cat(means) - shift) * factor, torch.cat(deviations) * factor
+    parts = read_folder(folder)
+    from diffusers import StableDiffusionPipeline
+
+    quiet_libraries()
+    loaded = {name: _load_part(folder, part) for name, part in parts.items()}
+    _check_fit(folder, **loaded)
+    pipe = StableDiffusionPipeline(**loaded, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return pipe, tuple(variant_note(parts.values()))
 
 
-@torch.no_grad()
-def encode_captions(tokenizer: Any, text_encoder: Any, captions: list[str]) -> Tensor:
-    """Text embeddings, float32 [count, tokens, width], padded to the tokenizer's length; one row per caption."""
-    unique = list(dict.fromkeys(captions))
-    rows = []
-    for start in range(0, len(unique), 16):
-        tokens = tokenizer(
-            unique[start : start + 16],
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
+def _load_part(folder: Path, part: FolderPart) -> Any:
+    """One part. A model that lacks a tensor is refused: the libraries would make up its values, or none."""
+    where = f"--model {folder}: its part {part.name}/"
+    kind: Any = getattr(importlib.import_module(part.library), part.class_name, None)
+    if not hasattr(kind, "from_pretrained"):
+        raise UserError(f"{where} is of class {part.class_name}, which the installed {part.library} does not have")
+    is_model = isinstance(kind, type) and issubclass(kind, torch.nn.Module)
+    options: dict[str, Any] = {}
+    if is_model:
+        options = {"torch_dtype": torch.float32, "use_safetensors": part.safetensors, "output_loading_info": True}
+    if part.variant:
+        options["variant"] = part.variant
+    try:
+        made = kind.from_pretrained(str(folder), subfolder=part.name, local_files_only=True, **options)
+    except Exception as error:  # the libraries raise many kinds; each is a folder that cannot be used
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{where} cannot be loaded as {part.class_name}: {reason}") from None
+    if not is_model:
+        return made
+    model, info = made
+    missing = sorted(info["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more tensors" if missing[1:] else ""
+        raise UserError(f"{where} lacks {missing[0]}{more} in its weight files; copy them again")
+    return model
+
+
+def _check_fit(folder: Path, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> None:
+    where = f"--model {folder}:"
+    if type(unet).__name__ != "UNet2DConditionModel":
+        raise UserError(f"{where} its unet/ is a {type(unet).__name__}; training takes a UNet2DConditionModel")
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise UserError(
+            f"{where} its scheduler/ is a {type(scheduler).__name__}, which has no noise schedule of a diffusion model; "
+            "flow matching and the like are not trained here"
         )
-        rows.append(text_encoder(tokens.input_ids)[0])
-    embedded = torch.cat(rows)
-    return embedded[[unique.index(caption) for caption in captions]]
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise UserError(
+            f"{where} its U-Net takes {unet.config.in_channels} channels and its autoencoder gives "
+            f"{vae.config.latent_channels}; inpainting and other image inputs are not trained here"
+        )
+    width = unet.config.cross_attention_dim
+    if isinstance(width, int) and width != text_encoder.config.hidden_size:
+        raise UserError(
+            f"{where} its U-Net takes text of width {width} and its text encoder gives "
+            f"{text_encoder.config.hidden_size}; the parts are of different models"
+        )
+    if vae.config.scaling_factor is None:
+        raise UserError(f"{where} vae/config.json has no scaling_factor; copy it again")
+    if tokenizer.pad_token is None:
+        raise UserError(f"{where} its tokenizer/ has no padding token; copy it again")

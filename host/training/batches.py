@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from systolora.models.pipeline import PipelineParts, encode_captions, encode_pictures
+from systolora.errors import UserError
+from systolora.models.encoding import PICTURES_AT_ONCE, caption_lengths, caption_limit, encode_captions, encode_pictures
+from systolora.models.pipeline import PipelineParts
 from torch import Tensor
 
-from .pictures import find_pictures, load_picture
+from .captions import CaptionedPicture, find_pictures, folder_notes, names_of
+from .pictures import check_pictures, load_picture, parse_colour
 from .settings import TrainSettings
 
 
@@ -21,12 +26,14 @@ class EncodedPictures:
     Attributes:
         mean, deviation: latents, float32 [flips, pictures, channels, height, width]; flips is 1, or 2 with mirrored pictures.
         text: float32 [pictures, tokens, width]. empty: float32 [tokens, width], of the empty caption.
+        notes: what the user should know of the pictures and captions, a line each.
     """
 
     mean: Tensor
     deviation: Tensor
     text: Tensor
     empty: Tensor
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -48,21 +55,56 @@ class Batch:
         return Batch(*(tensor[rank::world] for tensor in (self.latents, self.noise, self.timesteps, self.text)))
 
 
-def encode_data(parts: PipelineParts, settings: TrainSettings) -> EncodedPictures:
-    """Reads and encodes the pictures and captions of a run.
+def encode_data(
+    parts: PipelineParts, settings: TrainSettings, on_picture: Callable[[int, int], None] | None = None
+) -> EncodedPictures:
+    """Reads and encodes the pictures and captions of a run; no more than a few pictures are held as pixels at once.
+
+    Args:
+        on_picture: called with (pictures encoded so far, all of them), from (0, all) on.
 
     Raises:
-        UserError: for a bad folder, picture or caption.
+        UserError: for a bad folder, picture, caption or setting, or a model that gives values that are not finite.
     """
-    pictures = find_pictures(Path(settings.data), settings.prompt)
-    resolution = settings.resolution or parts.resolution
-    pixels = torch.stack([torch.from_numpy(load_picture(picture.path, resolution)) for picture in pictures])
-    views = [pixels, pixels.flip(-1)] if settings.random_flip else [pixels]
-    encoded = [encode_pictures(parts.vae, view) for view in views]
-    captions = [picture.caption for picture in pictures]
-    text = encode_captions(parts.tokenizer, parts.text_encoder, [*captions, ""])
-    mean, deviation = (torch.stack(tensors) for tensors in zip(*encoded, strict=True))
-    return EncodedPictures(mean, deviation, text[:-1], text[-1])
+    folder, background = Path(settings.data), parse_colour(settings.background)
+    resolution = parts.checked_resolution(settings.resolution)
+    pictures = find_pictures(folder, settings.prompt)
+    paths = [picture.path for picture in pictures]
+    notes = [*folder_notes(folder, pictures), *check_pictures(paths, background), *_cut_captions(parts, pictures)]
+    text = encode_captions(parts.tokenizer, parts.text_encoder, [*(picture.caption for picture in pictures), ""])
+    means, deviations = [], []
+    for start in range(0, len(paths), PICTURES_AT_ONCE):
+        if on_picture:
+            on_picture(start, len(paths))
+        some = paths[start : start + PICTURES_AT_ONCE]
+        pixels = torch.stack([torch.from_numpy(load_picture(path, resolution, background)) for path in some])
+        mean, deviation = _encode_views(parts.vae, pixels, settings.random_flip, some)
+        means.append(mean)
+        deviations.append(deviation)
+    if on_picture:
+        on_picture(len(paths), len(paths))
+    return EncodedPictures(torch.cat(means, 1), torch.cat(deviations, 1), text[:-1], text[-1], tuple(notes))
+
+
+def _encode_views(vae: Any, pixels: Tensor, flip: bool, paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
+    """(mean, deviation), [flips, pictures, channels, height, width], of a few pictures and, with `flip`, their mirror images."""
+    views = [pixels, pixels.flip(-1)] if flip else [pixels]
+    mean, deviation = (
+        torch.stack(tensors) for tensors in zip(*(encode_pictures(vae, view) for view in views), strict=True)
+    )
+    good = (mean.isfinite() & deviation.isfinite()).flatten(2).all(2).all(0)
+    if not good.all():
+        raise UserError(
+            f"--model: its autoencoder gives values that are not finite for {paths[int(good.long().argmin())]}"
+        )
+    return mean, deviation
+
+
+def _cut_captions(parts: PipelineParts, pictures: Sequence[CaptionedPicture]) -> list[str]:
+    limit = caption_limit(parts.tokenizer, parts.text_encoder)
+    lengths = caption_lengths(parts.tokenizer, [picture.caption for picture in pictures])
+    cut = [picture.path for picture, length in zip(pictures, lengths, strict=True) if length > limit]
+    return [f"captions of more than {limit} tokens, the model's most, are cut: {names_of(cut)}"] if cut else []
 
 
 def generator(*key: object) -> torch.Generator:

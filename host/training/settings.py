@@ -49,6 +49,7 @@ class TrainSettings:
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 turns it off")
     seed: int = setting(0, "of the adapter's first values, the order of pictures, noise and stochastic rounding")
     resolution: int = setting(0, "pixels of the square that pictures are cropped to; 0 means the model's own")
+    background: str = setting("white", "colour behind transparent pixels: a name or #rrggbb")
     random_flip: bool = setting(False, "mirror pictures at random")
     snr_gamma: float = setting(0.0, "min-SNR loss weight; 0 turns it off")
     noise_offset: float = setting(0.0, "strength of noise that is constant over a picture")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,13 @@ class Trainer:
         UserError: for settings, folders or files that cannot be used.
     """
 
-    def __init__(self, settings: TrainSettings, parts: PipelineParts | None = None, device: Any = None) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        parts: PipelineParts | None = None,
+        device: Any = None,
+        on_picture: Callable[[int, int], None] | None = None,
+    ) -> None:
         self.settings = check_settings(settings)
         self.output = Path(settings.output)
         self.processes = Processes.current()
@@ -78,7 +85,7 @@ class Trainer:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.parts = parts or load_parts(Path(settings.model))
-        self.data: EncodedPictures = encode_data(self.parts, settings)
+        self.data: EncodedPictures = encode_data(self.parts, settings, on_picture)
         self.unet = self.parts.unet
         add_adapter(self.unet, settings)
         if settings.gradient_checkpointing:
@@ -95,6 +102,11 @@ class Trainer:
         self.schedule = self._make_schedule()
         self.losses: list[float] = []
         self.start = self._restore() if settings.resume else 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the model's files, the pictures and the captions, a line each."""
+        return self.parts.notes + self.data.notes
 
     def _offload(self) -> Any:
         from systolora.offloading.model import offload
@@ -263,6 +275,8 @@ def train(settings: TrainSettings, on_step: Callable[[StepReport], None] | None 
         UserError: for anything in the settings or files that cannot be used.
     """
     trainer = Trainer(settings)
+    for note in trainer.notes:
+        warnings.warn(note, stacklevel=2)
     try:
         return trainer.run(on_step)
     finally:
