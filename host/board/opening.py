@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from systolora.hls.config import ArrayConfig
+from systolora.libraries import install_advice
 
 from .buffers import BoardMemory, SlotPool
 from .cma import read_cma
@@ -19,7 +20,7 @@ from .lane import Timing
 from .thread import OwnerThread
 
 OLDEST_PYNQ = (3, 0, 1)
-_INSTALL = "pip install 'systolora[board]' (pynq 3.0.1 to 4.0, numpy below 2, setuptools up to 80)"
+_INSTALL = f"{install_advice('board')} (pynq 3.0.1 to 4.0, numpy below 2, setuptools up to 80)"
 
 
 def open_board(

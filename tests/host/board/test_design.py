@@ -125,6 +125,7 @@ def test_without_pynq_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "pynq", None)
     for call in (open_board, lambda: open_emulated_board("kv260")):
         with pytest.raises(
-            BoardOpenError, match=r"^board, pynq: pynq cannot be imported .*pip install 'systolora\[board\]'"
+            BoardOpenError,
+            match=r"^board, pynq: pynq cannot be imported .*pip install -c \S+pynq\d.txt -e \S+\[board\]",
         ):
             call()
