@@ -3,7 +3,7 @@ PYTHON ?= python3
 ENV := .venv
 RUN := $(ENV)/bin
 
-.PHONY: demo test test-pynq lint slow env clean
+.PHONY: demo test test-pynq test-pythons lint slow env clean
 
 demo: $(ENV)/.main
 	$(RUN)/systolora demo --out demo-out
@@ -13,6 +13,10 @@ test: $(ENV)/.test
 
 test-pynq:
 	tests/pynq/run.sh
+
+# Every other supported Python that is found. PYTHONS_TORCH=3.10 trains on it too, which may fetch gigabytes.
+test-pythons: $(ENV)/.test
+	$(RUN)/python tests/pythons/run.py --torch "$(PYTHONS_TORCH)"
 
 slow: $(ENV)/.test
 	$(RUN)/python -m pytest -m slow

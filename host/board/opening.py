@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,12 @@ def assigned_address(addresses: str, rank: int, world: int) -> str:
             "connection",
             f"{world} processes and {len(boards)} boards ({addresses}): a board serves one process; give one address for each, or start "
             "fewer processes",
+        )
+    if len(boards) > world and rank == 0:
+        warnings.warn(
+            f"{len(boards)} boards ({addresses}) and {world} process{'es' if world > 1 else ''}: a process uses one board, so "
+            f"{len(boards) - world} of them stay idle; docs/remote.md says how to start one process for each",
+            stacklevel=2,
         )
     return boards[rank]
 

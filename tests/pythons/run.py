@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYNQ = {"3.10": "pynq3", "3.12": "pynq4"}
 """What the boards' images have: pynq 3.0.1 on Python 3.10, pynq 4.0 on 3.12. tests/pynq/run.sh runs both on one Python, in full."""
 
-BASE = ("jinja2", "typer", "rich", "numpy", "libclang", "pytest", "pytest-timeout", "hypothesis", "setuptools")
+BASE = ("jinja2", "typer", "rich", "numpy", "libclang", "pytest", "pytest-timeout", "hypothesis", "setuptools", "wheel")
 TRAIN = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "pillow", "PyYAML", "matplotlib")
 
 TESTS = (
@@ -55,6 +55,9 @@ def main() -> int:
     )
     parser.add_argument("--torch", default="", help="versions that get torch and the training packages too")
     options = parser.parse_args()
+    unknown = sorted(set(options.versions.split(",")) - set(SUPPORTED))
+    if unknown:
+        parser.error(f"--versions {','.join(unknown)}: supported are {', '.join(SUPPORTED)}")
     failed = [] if check_pins() else ["pins"]
     for version in options.versions.split(","):
         python = find_python(version)
