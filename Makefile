@@ -3,10 +3,10 @@ PYTHON ?= python3
 ENV := .venv
 RUN := $(ENV)/bin
 
-.PHONY: help demo test test-pynq lint slow env clean
+.PHONY: help demo test test-pynq test-pythons lint slow env clean
 
 help:         ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(ENV)/.main  ## teach the built-in model a new concept in INT8 and in float32; writes demo-out/index.html
 	$(RUN)/systolora demo --out demo-out
@@ -16,6 +16,10 @@ test: $(ENV)/.test  ## all fast tests
 
 test-pynq:  ## the board driver on the real pynq package, 4.0.0 and 3.0.1
 	tests/pynq/run.sh
+
+# Every other supported Python that is found. PYTHONS_TORCH=3.10 trains on it too, which may fetch gigabytes.
+test-pythons: $(ENV)/.test  ## every other supported Python that is found: generation, C-simulation, driver
+	$(RUN)/python tests/pythons/run.py --torch "$(PYTHONS_TORCH)"
 
 slow: $(ENV)/.test  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow

@@ -11,14 +11,13 @@ from enum import IntEnum
 from math import gcd, lcm
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from .boards import board_of
 from .config import MAX_K, MIN_TILE_CLOCKS, ArrayConfig
 from .fields import FIELDS, Field, Opcode
 from .isa import INSTRUCTION_WORDS, MAX_DIMENSION, ErrorCode, reserved_masks
 from .registers import ARGUMENTS, STATUS_MAGIC, Argument, Counters
 from .regmap import TOP, predict_map
+from .rendering import template_environment
 from .resources import estimate
 from .scripts import ProjectFiles, render_scripts
 
@@ -114,13 +113,7 @@ def describe(config: ArrayConfig) -> str:
 
 
 def _render(config: ArrayConfig, wanted: dict[str, tuple[str, dict[str, str]]]) -> dict[str, str]:
-    environment = Environment(
-        loader=PackageLoader("systolora.hls", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = template_environment("systolora.hls")
     values = _values(config)
     rendered = {}
     for path, (template, extra) in wanted.items():
@@ -169,14 +162,14 @@ def _enum_kinds() -> list[type[IntEnum]]:
 
 
 def _enum(kind: type[IntEnum]) -> dict[str, object]:
-    members = [{"name": item.name.lower(), "value": item.value} for item in kind]
+    members = [{"name": item.name.lower(), "value": int(item)} for item in kind]
     return {"name": kind.__name__, "members": members}
 
 
 def _layout(opcode: Opcode, layout: tuple[Field, ...]) -> dict[str, object]:
     """What `instruction.hpp` needs to know of one instruction. Opcode and tag are not executed, so they are not decoded."""
     enumerations = [
-        {"word": field.word, "lsb": field.lsb, "bits": field.bits, "largest": max(field.kind)}
+        {"word": field.word, "lsb": field.lsb, "bits": field.bits, "largest": int(max(field.kind))}
         for field in layout[1:]
         if issubclass(field.kind, IntEnum) and len(field.kind) < 1 << field.bits
     ]

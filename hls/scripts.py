@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from .boards import BOARD_TABLE, Board, board_of, pl_clock
 from .budget import require_fit
 from .config import ArrayConfig
@@ -27,6 +25,7 @@ from .design import (
     SLAVES,
 )
 from .regmap import TOP, predict_map, render_header, render_json
+from .rendering import template_environment
 from .reports import render_expected
 
 PROJECT = "systolora_hls"
@@ -63,13 +62,7 @@ def render_scripts(config: ArrayConfig, files: ProjectFiles | None = None) -> di
     require_fit(config)
     board = board_of(config)
     values = _values(config, board, files or ProjectFiles())
-    environment = Environment(
-        loader=PackageLoader("systolora.hls", "templates/scripts"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = template_environment("systolora.hls", "templates/scripts")
     wanted = {
         "scripts/run_hls.tcl": "run_hls.tcl.j2",
         "scripts/hls_config.cfg": "hls_config.cfg.j2",

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from systolora.hls.config import ArrayConfig
+from systolora.libraries import install_advice
 from systolora.sim.functional.device import Device
 
 BACKENDS: dict[str, tuple[str, str, str]] = {
@@ -15,7 +16,7 @@ BACKENDS: dict[str, tuple[str, str, str]] = {
         "CsimDevice",
         "install systolora again, and a C++ compiler (apt install g++)",
     ),
-    "board": ("systolora.board.opening", "open_board", "on the board: pip install 'systolora[board]' (docs/board.md)"),
+    "board": ("systolora.board.opening", "open_board", f"on the board: {install_advice('board')} (docs/board.md)"),
 }
 """Backend to (module, what opens it, how to get it)."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from systolora.hls.config import ArrayConfig
+from systolora.libraries import install_advice
 
 from .buffers import BoardMemory, SlotPool
 from .cma import read_cma
@@ -19,7 +21,7 @@ from .lane import Timing
 from .thread import OwnerThread
 
 OLDEST_PYNQ = (3, 0, 1)
-_INSTALL = "pip install 'systolora[board]' (pynq 3.0.1 to 4.0, numpy below 2, setuptools up to 80)"
+_INSTALL = f"{install_advice('board')} (pynq 3.0.1 to 4.0, numpy below 2, setuptools up to 80)"
 
 
 def open_board(
@@ -68,6 +70,12 @@ def assigned_address(addresses: str, rank: int, world: int) -> str:
             "connection",
             f"{world} processes and {len(boards)} boards ({addresses}): a board serves one process; give one address for each, or start "
             "fewer processes",
+        )
+    if len(boards) > world and rank == 0:
+        warnings.warn(
+            f"{len(boards)} boards ({addresses}) and {world} process{'es' if world > 1 else ''}: a process uses one board, so "
+            f"{len(boards) - world} of them stay idle; docs/remote.md says how to start one process for each",
+            stacklevel=2,
         )
     return boards[rank]
 

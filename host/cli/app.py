@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from systolora.cost.settings import SimulateSettings
+from systolora.libraries import install_advice
 from systolora.training.settings import TrainSettings, check_settings, load_settings_file, merge_settings
 
 from .bench import add_commands as add_bench_commands
@@ -103,7 +104,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(_complain("stopped", 130))
     except ModuleNotFoundError as error:
-        sys.exit(_complain(f"the Python package {error.name!r} is not installed: pip install 'systolora[train]'"))
+        sys.exit(_complain(f"the Python package {error.name!r} is not installed: {install_advice('train')}"))
     except Exception as error:
         if not type(error).__module__.startswith("systolora."):
             raise

@@ -16,6 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from systolora.assets import pipeline_folder
+from systolora.libraries import install_advice
 
 TRAIN_PACKAGES = (
     "torch",
@@ -47,7 +49,7 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Looks at Python, packages, tools and every backend; each backend is really opened and runs one GEMM."""
-    return [*_python(), *_packages(), *_traps(), *_tools(), *_backends()]
+    return [*_python(), *_packages(), *_traps(), *_tools(), *_model(), *_backends()]
 
 
 def _python() -> Iterator[Finding]:
@@ -79,7 +81,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(name, True, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, False, "not installed", "pip install 'systolora[train]'", needed=True)
+            yield Finding(name, False, "not installed", install_advice("train"), needed=True)
 
 
 def _traps() -> Iterator[Finding]:
@@ -105,11 +107,19 @@ def _tools() -> Iterator[Finding]:
         yield Finding(tool, path is not None, path or f"not on PATH ({purpose})", "" if path else remedy)
 
 
+def _model() -> Iterator[Finding]:
+    """The pipeline folder that ships with the package: what `train --model` takes while there is no other."""
+    try:
+        yield Finding("demo model", True, str(pipeline_folder()))
+    except FileNotFoundError as error:
+        yield Finding("demo model", False, "missing", str(error))
+
+
 def _backends() -> Iterator[Finding]:
     for backend, remedy in (
-        ("emulator", "pip install 'systolora[train]'"),
+        ("emulator", install_advice("train")),
         ("csim", "apt-get install g++"),
-        ("board", "on the board: pip install 'systolora[board]', then systolora bitstream fetch (docs/board.md)"),
+        ("board", f"on the board: {install_advice('board')}, then systolora bitstream fetch (docs/board.md)"),
     ):
         yield _attempt(f"backend {backend}", partial(_try_backend, backend), remedy, needed=backend == "emulator")
 

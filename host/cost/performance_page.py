@@ -12,9 +12,9 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from systolora.hls.config import BOARDS, ArrayConfig
 from systolora.hls.isa import OperandA
+from systolora.hls.rendering import template_environment
 from systolora.models.configs import MODELS
 from systolora.sim.cost.mapping import best_products
 from systolora.sim.cost.unit_times import ArrayKind
@@ -264,9 +264,7 @@ def model_table() -> str:
 
 def render_page() -> str:
     """The page as Markdown."""
-    environment = Environment(
-        loader=PackageLoader("systolora.cost", "templates"), undefined=StrictUndefined, keep_trailing_newline=True
-    )
+    environment = template_environment("systolora.cost")
     found = gains()
     return environment.get_template("performance.md").render(
         ratios=ratio_table(found),

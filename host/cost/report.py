@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from systolora.hls.rendering import template_environment
 
 from .policies import POLICIES, GemmCost
 from .simulation import Simulation
@@ -25,12 +25,7 @@ def write_report(path: Path, simulation: Simulation) -> None:
 
 def render_report(simulation: Simulation) -> str:
     """The report as HTML."""
-    environment = Environment(
-        loader=PackageLoader("systolora.cost", "templates"),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-    )
+    environment = template_environment("systolora.cost", autoescape=True)
     charts = {
         "policies": _policies(simulation),
         "classes": _classes(simulation),

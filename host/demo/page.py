@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from systolora.hls.rendering import template_environment
 from systolora.training.settings import TrainSettings
 
 from .sprites import tile_pictures
@@ -69,12 +68,9 @@ def write_page(folder: Path, findings: DemoFindings) -> Path:
         rows.append((prompt, row))
     shown = np.concatenate([pictures[: len(findings.prompts)] for pictures in findings.pictures.values()])
     tile_pictures(shown, columns=len(findings.prompts)).save(folder / "grid.png")
-    template = files("systolora.demo").joinpath("templates/demo.html").read_text()
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    template = template_environment("systolora.demo", autoescape=True).get_template("demo.html")
     page = folder / "index.html"
-    page.write_text(environment.from_string(template).render(findings=findings, rows=rows, result=findings.result))
+    page.write_text(template.render(findings=findings, rows=rows, result=findings.result), encoding="utf-8")
     return page
 
 

@@ -1,6 +1,6 @@
 """C++ syntax trees for the lint: libclang's cursors as plain nodes that know their parent.
 
-libclang is an optional package (``pip install 'systolora[lint]'``) and is loaded on first use.
+libclang is an optional package (``pip install libclang==18.1.1``) and is loaded on first use.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load_libclang() -> Any:
     Raises:
         LintError: the package is missing, or older than 17 (no operator kinds).
     """
-    remedy = "run: pip install 'systolora[lint]' (libclang 18.1.1)"
+    remedy = "run: pip install libclang==18.1.1"
     try:
         cindex: Any = importlib.import_module("clang.cindex")
     except ImportError as error:

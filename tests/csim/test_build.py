@@ -54,9 +54,42 @@ def test_no_warning(name: str, compiler: str, standard: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_testbench_needs_no_python(name: str, tmp_path: Path) -> None:
     write_all(CONFIGURATIONS[name], tmp_path)
-    done = subprocess.run(["make", "csim", "NATIVE=1"], cwd=tmp_path, capture_output=True, text=True)
+    done = make_bare(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "on plain integer types" in done.stdout
     assert done.stdout.count("ok: ") == len(golden_programs(CONFIGURATIONS[name]))
+
+
+def test_ap_int_is_taken_where_the_compiler_finds_it(tmp_path: Path, ap_headers: Path) -> None:
+    write_all(CONFIGURATIONS["8x16"], tmp_path)
+    assert "-DSYSTOLORA_NATIVE" in make_bare(tmp_path, "--dry-run").stdout
+    assert "-DSYSTOLORA_NATIVE" not in make_bare(tmp_path, "--dry-run", CPATH=str(ap_headers)).stdout
+    assert "-DSYSTOLORA_NATIVE" in make_bare(tmp_path, "--dry-run", "NATIVE=1", CPATH=str(ap_headers)).stdout
+    installed = tmp_path / "vitis"
+    (installed / "include").mkdir(parents=True)
+    (installed / "include" / "ap_int.h").touch()
+    assert f"-isystem {installed}/include" in make_bare(tmp_path, "--dry-run", XILINX_HLS=str(installed)).stdout
+
+
+def test_a_folder_without_ap_int_is_refused(tmp_path: Path) -> None:
+    write_all(CONFIGURATIONS["8x16"], tmp_path)
+    done = make_bare(tmp_path, f"AP_TYPES={tmp_path}")
+    assert done.returncode != 0 and f"AP_TYPES={tmp_path}: there is no ap_int.h" in done.stderr
+
+
+def make_bare(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`make csim` where PATH holds a compiler and make's own tools alone: no Python, and nothing set from outside."""
+    tools = project / "tools"
+    tools.mkdir(exist_ok=True)
+    for name in ("make", "g++", "as", "ld", "sh", "mkdir", "rm", "echo"):
+        found = shutil.which(name)
+        assert found is not None, name
+        (tools / name).unlink(missing_ok=True)
+        (tools / name).symlink_to(found)
+    command = [str(tools / "make"), "csim", *arguments]
+    return subprocess.run(
+        command, cwd=project, env={"PATH": str(tools), **environment}, capture_output=True, text=True, check=False
+    )
 
 
 def test_testbench_on_ap_int(tmp_path: Path, ap_headers: Path) -> None:

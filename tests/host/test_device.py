@@ -48,7 +48,7 @@ def test_a_backend_that_does_not_exist() -> None:
     ("backend", "module", "remedy"),
     [
         ("csim", "systolora.sim.csim.device", r"apt install g\+\+"),
-        ("board", "systolora.board.opening", r"pip install 'systolora\[board\]'"),
+        ("board", "systolora.board.opening", r"pip install -c \S+pynq\d.txt -e \S+\[board\]"),
     ],
 )
 def test_a_backend_that_is_not_installed(
