@@ -20,6 +20,9 @@ REMEDIES: dict[str, str] = {
 
 SMALLEST_BITS, LARGEST_BITS = 2, 8
 
+LARGEST_WEIGHT = 2.0**100
+"""The largest |W| of which integers are made: room is left in float32 for what is computed from it."""
+
 
 @dataclass(frozen=True)
 class IntLoraSettings:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from systolora.intlora.auxiliary import auxiliary, layer_seed, matching_factor
-from systolora.intlora.quantizers import ERROR_POWER, FACTORS, code_range, grid_of_range, rounded_log2, search_grid
+from systolora.intlora.powers import ERROR_POWER
+from systolora.intlora.quantizers import FACTORS, code_range, grid_of_range, rounded_log2, search_grid
 
 # blake2b of the bytes of auxiliary(123456789, 40, 56, distribution, 0.5); a change breaks every stored adapter.
 GOLDEN = {
