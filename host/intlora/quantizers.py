@@ -27,6 +27,9 @@ _FINEST = np.float32(2.0**-14)
 """The least step, as a share of a row's largest value: integers stay below 2^14 + 2^8, or twice that where they are odd, and the
 product of two of them, or one shifted by 15, in int32."""
 
+_LEAST = np.float32(2.0**-149)
+"""The least positive float32: half a step of that size is not zero."""
+
 _SQRT_HALF = np.float32(0.70710683)
 """The first float32 above the square root of 1/2: log2 of m in [0.5, 1) rounds to 0 from here on, else to -1."""
 
@@ -93,7 +96,7 @@ def grid_of_range(low_value: Float32, high_value: Float32, bits: int, symmetric:
         safe = np.where(step > 0, step, np.float32(1))
         zero = np.where(flat, low_value < 0, np.rint(-low_value / safe))
     step = np.where(step > 0, step, np.float32(1)).astype(np.float32)
-    scale = step / np.float32(2) if odd else step
+    scale = np.maximum(step / np.float32(2), _LEAST) if odd else step
     return RowGrid(scale.astype(np.float32), zero.astype(np.int32), low, high, odd)
 
 
