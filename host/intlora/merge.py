@@ -40,11 +40,7 @@ def adapter_file(handle: IntLoraHandle, weights: Weights) -> IntLoraFile:
     tensors: dict[str, NDArray[Any]] = {}
     layers: dict[str, tuple[int, int, int]] = {}
     factors = handle.factors()
-    scalings = {scaling for _, _, scaling in factors.values()}
-    if len(scalings) != 1:
-        raise UserError(
-            f"intlora: the layers have different scalings {sorted(scalings)}; give all the same rank and alpha"
-        )
+    (scaling,) = {scaling for _, _, scaling in factors.values()}
     for name, (down, up, _) in factors.items():
         (tensors[f"{name}.down"], down_scale), (tensors[f"{name}.up"], up_scale) = (
             quantized_factor(down),
@@ -60,7 +56,7 @@ def adapter_file(handle: IntLoraHandle, weights: Weights) -> IntLoraFile:
         kind="adapter",
         settings=handle.settings,
         fingerprint=fingerprint_of(weights),
-        scaling=scalings.pop(),
+        scaling=scaling,
         merged=digest,
         layers=layers,
         tensors=tensors,

@@ -20,7 +20,7 @@ from .engine import DeviceEngine, Engine, TorchEngine
 from .layer import IntegerLayer, RuleMaker, integer_linear
 from .rules import IntegerWeight, Rule, make_rule
 from .settings import IntLoraSettings
-from .targets import adapted_layers, frozen_array, unheard
+from .targets import adapted_layers, frozen_array, require_savable, unheard
 
 LAYER_ATTRIBUTE = "systolora_layer"
 
@@ -88,6 +88,8 @@ class IntLoraHandle:
         self._step = 0
         self.modules: dict[str, IntLoraLinear] = {}
         found = adapted_layers(model)
+        if settings is not None:
+            require_savable(model, found)
         # All integers are made before the first layer is changed: a refusal leaves the model as it was.
         weights = {name: frozen_array(name, _base(module).weight) for name, module in found.items()}
         layers = {name: IntegerLayer(name, weight, make, engine) for name, weight in weights.items()}

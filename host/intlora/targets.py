@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,31 @@ def _refused(module: LoraLinear) -> str:
     if "forward" in module.__dict__:
         return "a forward of its own was put on it (by accelerate's hooks or the like), which would run in place of the integers"
     return static_reason(module) or unheard(module)
+
+
+def require_savable(model: nn.Module, layers: Mapping[str, LoraLinear]) -> None:
+    """Raises UserError where an adapter file could not hold what would be trained: said before the training, not after it."""
+    scalings = {float(module.scaling[name]) for module in layers.values() for name in module.active_adapters}
+    if len(scalings) != 1:
+        raise UserError(
+            f"intlora: the layers have different scalings {sorted(scalings)}; give all the same rank and alpha"
+        )
+    factors = {
+        id(value)
+        for module in layers.values()
+        for part in (module.lora_A, module.lora_B)
+        for value in part.parameters()
+    }
+    others = [
+        name
+        for name, value in plain_model(model).named_parameters()
+        if value.requires_grad and id(value) not in factors
+    ]
+    if others:
+        raise UserError(
+            f"intlora: {others[0]!r} is trainable ({len(others)} parameters that are no low-rank factors), but the adapter's file holds "
+            "factors alone; call requires_grad_(False) on the model before add_adapter"
+        )
 
 
 def unheard(module: LoraLinear) -> str:
