@@ -30,7 +30,7 @@ def merge(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Merge an IntLoRA adapter into integer weights: multiply or shift, no float."""
+    """Merge an IntLoRA adapter into integer weights: a term file by integer multiply or shift alone, an adapter with its model."""
     from systolora.intlora.export import merge_file
 
     report = merge_file(adapter, out, model)

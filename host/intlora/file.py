@@ -92,7 +92,9 @@ def read_file(path: Path, kinds: tuple[str, ...] = KINDS) -> IntLoraFile:
             metadata = file.metadata() or {}
             bundles = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, UnicodeDecodeError, MemoryError) as error:
-        raise UserError(f"{path}: the file is damaged or truncated ({_short(error)}); copy it again") from None
+        raise UserError(
+            f"{path}: the file is damaged or truncated ({_short(str(error)) or type(error).__name__}); copy it again"
+        ) from None
     if HEADER_KEY not in metadata:
         raise UserError(f"{path}: it is no IntLoRA file (no {HEADER_KEY!r} in its header)")
     return _parse(path, metadata, bundles, kinds)
@@ -105,21 +107,21 @@ def _parse(
     try:
         header = json.loads(metadata[HEADER_KEY])
         stated = header.pop("checksum")
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise damaged from None
     if set(metadata) != {HEADER_KEY} or stated != _checksum(header, bundles):
         raise damaged
     version = header.get("version")
     if version != VERSION:
-        raise UserError(f"{path}: version {version!r} of the format; this program reads version {VERSION}")
+        raise UserError(f"{path}: version {_short(repr(version))} of the format; this program reads version {VERSION}")
     if header.get("kind") not in KINDS:
-        raise UserError(f"{path}: it holds a {header.get('kind')!r}; this program knows {', '.join(KINDS)}")
+        raise UserError(f"{path}: it holds a {_short(repr(header.get('kind')))}; this program knows {', '.join(KINDS)}")
     if header["kind"] not in kinds:
         raise UserError(f"{path}: it holds a {header['kind']!r}, expected {' or '.join(kinds)}")
     try:
         return _content(header, bundles)
     except (MalformedError, UserError) as error:
-        raise UserError(f"{path}: it is no file that this program wrote ({_short(error)})") from None
+        raise UserError(f"{path}: it is no file that this program wrote ({_short(str(error), 200)})") from None
 
 
 def _content(header: dict[str, Any], bundles: dict[str, NDArray[Any]]) -> IntLoraFile:
@@ -166,5 +168,5 @@ def _canonical(header: dict[str, Any]) -> str:
     return json.dumps(header, sort_keys=True, separators=(",", ":"))
 
 
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__
+def _short(text: str, length: int = 100) -> str:
+    return " ".join(text.split())[:length]
