@@ -110,11 +110,13 @@ def _lora(
     if SETTINGS_KEY in metadata:
         try:
             settings = json.loads(metadata[SETTINGS_KEY])
+            if settings.get("alpha") == 0:
+                settings["alpha"] = settings.get("rank")  # as training takes it
             kept = ("model", "targets", "rank", "alpha", "steps", "learning_rate", "precision", "method", "seed")
             facts["trained with"] = ", ".join(f"{key} {settings[key]}" for key in kept if key in settings)
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             facts["trained with"] = "(its header cannot be read)"
-    ups = {name: shape for name, shape in shapes.items() if name.endswith(_UP)}
+    ups = {name: shape for name, shape in shapes.items() if name.endswith(_UP) and shape}
     layers = []
     for name, shape in downs.items():
         ending = next(end for end in _DOWN if name.endswith(end))

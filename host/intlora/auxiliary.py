@@ -76,9 +76,11 @@ def limited_factor(factor: Float32, weight: Float32, r0: Float32, exponent: floa
     |R| would be above `LARGEST_SHARE` times its largest |W| is matched by its own deviation, and its R at most as large as W is
     there. A row of zeros counts as one of the layer's middle size.
     """
-    size, reach = np.abs(weight).max(1).astype(np.float64), np.maximum(np.abs(r0).max(1), 2.0**-16).astype(np.float64)
-    size = np.where(size > 0, size, np.median(size))
-    own = weight.std(1, dtype=np.float64) / np.maximum(r0.std(1, dtype=np.float64), 1e-8)
+    size, deviation = np.abs(weight).max(1).astype(np.float64), weight.std(1, dtype=np.float64)
+    zeros = size == 0
+    size, deviation = (np.where(zeros, np.median(value), value) for value in (size, deviation))
+    reach = np.maximum(np.abs(r0).max(1), 1 / _GRID).astype(np.float64)
+    own = deviation / np.maximum(r0.std(1, dtype=np.float64), 1e-8)
     own = np.minimum(exact_power(own, exponent), size / reach)
     wanted = np.broadcast_to(factor, len(weight))
     return np.where(wanted * reach > LARGEST_SHARE * size, rounded_to_8_bits(own), wanted).astype(np.float32)

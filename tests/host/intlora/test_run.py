@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from systolora.assets import pipeline_folder
 from systolora.cli.app import app
 from systolora.demo.run import demo_pictures
@@ -20,7 +21,7 @@ from systolora.experiments.table import BEGIN, END, page_tables, update_page
 from systolora.intlora.export import load_unet
 from systolora.intlora.file import read_file
 from systolora.intlora.merge import merged_weights
-from systolora.training.adapter import ADAPTER_FILE
+from systolora.training.adapter import ADAPTER_FILE, SETTINGS_KEY
 from systolora.training.integers import INTLORA_FILE
 from systolora.training.settings import TrainSettings, check_settings
 from systolora.training.trainer import Trainer, train
@@ -162,6 +163,21 @@ def test_a_failed_export_leaves_nothing(run: TrainSettings, tmp_path: Path, monk
     with pytest.raises(OSError, match="no space left"):
         call("export", Path(run.output) / INTLORA_FILE, "--out", tmp_path / "pipeline", "--model", run.model)
     assert not list(tmp_path.iterdir())
+
+
+def test_inspect_prints_whole_names_and_the_alpha_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    names = [f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_{end}" for end in ("k", "v", "[x]")]
+    tensors = {}
+    for name in names:
+        tensors[f"{name}.lora.down.weight"], tensors[f"{name}.lora.up.weight"] = torch.zeros(4, 8), torch.zeros(8, 4)
+    metadata = {SETTINGS_KEY: json.dumps({"rank": 4, "alpha": 0.0, "model": "[/] here"})}
+    save_file(tensors, str(tmp_path / "lora"), metadata=metadata)
+    text = call("inspect", tmp_path / "lora")
+    assert all(f"{name}  " in text or f"{name} " in text for name in names)
+    assert "model [/] here, rank 4, alpha 4" in text
+    save_file({"x.lora.up.weight": torch.tensor(1.0), "x.lora.down.weight": torch.tensor(1.0)}, str(tmp_path / "odd"))
+    assert call("inspect", tmp_path / "odd").startswith("tensors")
 
 
 def test_an_adapter_of_zeros_is_refused(run: TrainSettings, tmp_path: Path) -> None:
