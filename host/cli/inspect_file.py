@@ -51,7 +51,7 @@ def inspect_file(path: Path) -> Inspection:
         raise UserError(f"{path}: it is no readable safetensors file ({reason})") from None
     if HEADER_KEY in metadata:
         return _intlora(path)
-    if any(name.endswith(_DOWN) for name in names):
+    if any(name.endswith(_DOWN) and len(shapes[name]) > 1 for name in names):
         return _lora(path, metadata, shapes, types)
     return Inspection(
         "tensors",
@@ -97,7 +97,7 @@ def _integer_bytes(content: IntLoraFile) -> int:
 def _lora(
     path: Path, metadata: dict[str, str], shapes: dict[str, tuple[int, ...]], types: dict[str, str]
 ) -> Inspection:
-    downs = {name: shape for name, shape in shapes.items() if name.endswith(_DOWN)}
+    downs = {name: shape for name, shape in shapes.items() if name.endswith(_DOWN) and len(shape) > 1}
     ranks = sorted({shape[0] for shape in downs.values()})
     facts: dict[str, Any] = {
         "file": str(path),
@@ -110,11 +110,13 @@ def _lora(
     if SETTINGS_KEY in metadata:
         try:
             settings = json.loads(metadata[SETTINGS_KEY])
+            if settings.get("alpha") == 0:
+                settings["alpha"] = settings.get("rank")  # as training takes it
             kept = ("model", "targets", "rank", "alpha", "steps", "learning_rate", "precision", "method", "seed")
             facts["trained with"] = ", ".join(f"{key} {settings[key]}" for key in kept if key in settings)
-        except (json.JSONDecodeError, TypeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             facts["trained with"] = "(its header cannot be read)"
-    ups = {name: shape for name, shape in shapes.items() if name.endswith(_UP)}
+    ups = {name: shape for name, shape in shapes.items() if name.endswith(_UP) and shape}
     layers = []
     for name, shape in downs.items():
         ending = next(end for end in _DOWN if name.endswith(end))

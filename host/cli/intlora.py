@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from systolora.errors import UserError
 
 from .options import Json
@@ -30,11 +29,11 @@ def merge(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Merge an IntLoRA adapter into integer weights: multiply or shift, no float."""
+    """Merge an IntLoRA adapter into integer weights: a term file by integer multiply or shift alone, an adapter with its model."""
     from systolora.intlora.export import merge_file
 
     report = merge_file(adapter, out, model)
-    Console(stderr=json).print(str(report), soft_wrap=True)
+    Console(stderr=json).print(str(report), soft_wrap=True, markup=False)
     if json:
         print(jsonlib.dumps(asdict(report)))
 
@@ -62,13 +61,11 @@ def inspect(
 
     found = inspect_file(file)
     console = Console(stderr=json)
-    console.print(found.kind)
-    for name, value in found.facts.items():
-        console.print(f"  {name}: {value}", soft_wrap=True)
-    table = Table("layer", "", box=None)
-    for name, text in found.layers:
-        table.add_row(name, text)
-    console.print(table)
+    width = max((len(name) for name, _ in found.layers), default=0)
+    lines = [found.kind, *(f"  {name}: {value}" for name, value in found.facts.items())]
+    # Names are printed whole, however narrow the terminal: they differ at their ends. Nothing in them is markup.
+    for line in [*lines, *(f"{name:<{width}}  {text}" for name, text in found.layers)]:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     if json:
         print(jsonlib.dumps(found.as_dict()))
 
@@ -103,7 +100,7 @@ def intlora(
         raise UserError(f"--page {page}: there is no such file")
     console = Console()
     settings = ExperimentSettings(out, seeds, steps, quick, cached, workers)
-    table = run_experiment(settings, lambda line: console.print(line, soft_wrap=True, highlight=False))
+    table = run_experiment(settings, lambda line: console.print(line, soft_wrap=True, markup=False, highlight=False))
     if page is not None:
         update_page(page, table.read_text())
     print(page or table)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from systolora.demo.judge import Judge
 from systolora.intlora.digits import width
+from systolora.intlora.fingerprints import frozen_weights
 from systolora.intlora.inference import install_merged
-from systolora.intlora.merge import frozen_weights
 from systolora.intlora.packing import packed_bytes
 from systolora.intlora.peft import IntLoraHandle, attach
 from systolora.intlora.rules import IntegerWeight
@@ -111,6 +111,10 @@ class CellTrainer(Trainer):
         if cell.method == "intlora":
             return attach(self.unet, cell.intlora, self.device, quantization)
         return super()._offload()
+
+    def save(self) -> Path:
+        """Writes a LoRA where that is what was trained: not the factors of weights that are on a grid."""
+        return super().save() if self.cell.method == "lora" else self.output
 
 
 def run_cell(bench: Bench, cell: Cell, folder: Path) -> list[Row]:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from systolora.sim.functional.reference import mix
 
+from .powers import exact_power
+
 Float32 = NDArray[np.float32]
 Unsigned = NDArray[np.uint32]
 
@@ -24,6 +26,12 @@ _GRID = 2**16
 
 _KNOTS = 1024
 """Intervals of the table of the exponential distribution."""
+
+LARGEST_SHARE = 8
+"""A row's largest |R| may be so many times its largest |W|."""
+
+LARGEST_FACTOR = 2.0**127
+"""Larger ones are taken for this one, so that they are finite in float32."""
 
 _DRAWS = 12
 """Uniform draws whose sum stands for a normal one: it has deviation 1, and ends at 6 deviations."""
@@ -58,12 +66,29 @@ def matching_factor(weight: Float32, r0: Float32, ratio: str, exponent: float) -
     else:
         reach = np.minimum(np.abs(r0.max(1)), np.abs(r0.min(1))).astype(np.float64)
         quotient = np.abs(weight).max(1).astype(np.float64) / (reach + 1e-8)
-    return rounded_to_8_bits(quotient**exponent)
+    return rounded_to_8_bits(exact_power(quotient, exponent))
+
+
+def limited_factor(factor: Float32, weight: Float32, r0: Float32, exponent: float) -> Float32:
+    """The factor of each row, float32 [rows], so that no row's R is out of all proportion to the row.
+
+    A power other than 1 depends on the unit of the weights, and one outlier sets the deviation of a whole layer. A row whose largest
+    |R| would be above `LARGEST_SHARE` times its largest |W| is matched by its own deviation, and its R at most as large as W is
+    there. A row of zeros counts as one of the layer's middle size.
+    """
+    size, deviation = np.abs(weight).max(1).astype(np.float64), weight.std(1, dtype=np.float64)
+    zeros = size == 0
+    size, deviation = (np.where(zeros, np.median(value), value) for value in (size, deviation))
+    reach = np.maximum(np.abs(r0).max(1), 1 / _GRID).astype(np.float64)
+    own = deviation / np.maximum(r0.std(1, dtype=np.float64), 1e-8)
+    own = np.minimum(exact_power(own, exponent), size / reach)
+    wanted = np.broadcast_to(factor, len(weight))
+    return np.where(wanted * reach > LARGEST_SHARE * size, rounded_to_8_bits(own), wanted).astype(np.float32)
 
 
 def rounded_to_8_bits(x: NDArray[np.float64]) -> Float32:
     """float64 values rounded to 8 significant bits, as float32: the last bits of a power or a sum cannot show in it."""
-    mantissa, power = np.frexp(x)
+    mantissa, power = np.frexp(np.minimum(x, LARGEST_FACTOR))
     return np.ldexp(np.rint(mantissa * 256) / 256, power).astype(np.float32)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from systolora.errors import UserError
 from systolora.hls.isa import Axis, Result
 from systolora.offloading.layer_writer import LayerShape
 from systolora.offloading.session import Session
@@ -61,6 +62,10 @@ class PlacedWeight:
     passes: int = 1
     lease: Lease | None = None
 
+    def __deepcopy__(self, memo: dict[int, object]) -> PlacedWeight:
+        """Itself: nothing writes to it, and copies of a model share the device's memory."""
+        return self
+
 
 class Engine(ABC):
     """Runs the GEMMs of integer layers and counts them.
@@ -72,6 +77,15 @@ class Engine(ABC):
     def __init__(self) -> None:
         self.gemms: Counter[str] = Counter()
         self.macs: Counter[str] = Counter()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Engine:
+        """Itself: copies of a model run on the same device. Once the handle's `undo` has closed it, they say so."""
+        return self
+
+    def __reduce__(self) -> Any:
+        raise UserError(
+            "a model with integer layers cannot be pickled: save its state_dict(), or call the handle's undo() first"
+        )
 
     @abstractmethod
     def product(self, name: str, up: Tensor, down: Tensor, scaling: float) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import torch
@@ -12,9 +14,11 @@ from systolora.errors import UserError
 from torch import nn
 
 from .digits import count_wide, digits
-from .file import IntLoraFile, fingerprint_of, read_file, require_fingerprint, write_file
-from .merge import frozen_weights, merge_adapter, merge_terms, merged_file, merged_weights, term_file
+from .file import IntLoraFile, read_file, write_file
+from .fingerprints import Weights, fitting_weights, frozen_weights
+from .merge import merge_adapter, merge_terms, merged_file, merged_weights, term_file
 from .rules import IntegerWeight
+from .targets import plain_model
 
 FORMS = ("term", "diffusers")
 
@@ -44,9 +48,10 @@ def merge_file(source: Path, out: Path, model: Path | None) -> MergeReport:
     """Writes the merged integers of an adapter (which needs its model) or a term file (which does not).
 
     Raises:
-        UserError: for a damaged file, a missing or another model.
+        UserError: for a damaged file, a missing or another model, or an `out` that cannot be written or holds something else.
     """
     content = read_file(source, ("adapter", "term"))
+    _check_file(source, out, "merged")
     merged = _merged(source, content, None if model is None else load_unet(model))
     write_file(out, merged_file(content, merged))
     values = [weight.values for weight in merged.values()]
@@ -64,27 +69,61 @@ def export_file(source: Path, out: Path, model: Path, form: str) -> Path:
     """Writes an adapter as a term file, or an adapter or merged file as a diffusers folder with the merged weights in float32.
 
     Raises:
-        UserError: for an unknown form, a damaged file, or another model.
+        UserError: for an unknown form, a damaged file, another model, or an `out` that cannot be written or holds something else.
     """
     if form not in FORMS:
         raise UserError(f"--form {form!r}: allowed are {', '.join(FORMS)}")
     if form == "term":
         content = read_file(source, ("adapter",))
+        _check_file(source, out, "term")
         weights = frozen_weights(load_unet(model), content.layers)
         return write_file(out, term_file(source, content, weights))
     content = read_file(source)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: it is a file, but a pipeline is a folder; give a new one, or --form term")
+    if out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out}: the folder is not empty; give a new one")
+    _check_writable(out)
     pipeline = _load_pipeline(model)
     unet = pipeline.unet
     put_weights(unet, _merged(source, content, unet))
-    pipeline.save_pretrained(str(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside and moved: whoever finds the folder finds all of it.
+    with TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
+        pipeline.save_pretrained(str(Path(partial) / "pipeline"))
+        os.replace(Path(partial) / "pipeline", out)
     return out
+
+
+def _check_file(source: Path, out: Path, kind: str) -> None:
+    """Refuses an output file that is the input, a folder, something else than a file of its kind, or not to be written."""
+    if out.is_dir():
+        raise UserError(f"--out {out}: it is a folder, but a {kind} file is to be written; give a file")
+    if out.exists():
+        if out.samefile(source):
+            raise UserError(f"--out {out}: it is the file that is read; give another name")
+        try:
+            found = read_file(out).kind
+        except UserError:
+            found = "no IntLoRA file"
+        if found != kind:
+            raise UserError(f"--out {out}: the file there is not replaced ({found}, not {kind}); give another name")
+    _check_writable(out)
+
+
+def _check_writable(out: Path) -> None:
+    """Refuses an output for which no file can be made, before the work; leaves nothing behind."""
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    try:
+        with TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {out}: nothing can be written in {parent} ({error.strerror})") from None
 
 
 def put_weights(model: nn.Module, merged: Mapping[str, IntegerWeight]) -> None:
     """Replaces the float weights of the named layers by their merged integers times scale, in place."""
-    modules: dict[str, Any] = dict(model.named_modules())
+    modules: dict[str, Any] = dict(plain_model(model).named_modules())
     with torch.no_grad():
         for name, weight in merged.items():
             modules[name].weight.copy_(torch.from_numpy(weight.real()))
@@ -102,9 +141,9 @@ def load_unet(model: Path) -> nn.Module:
 
 
 def _merged(source: Path, content: IntLoraFile, unet: nn.Module | None) -> dict[str, IntegerWeight]:
-    weights = None if unet is None else frozen_weights(unet, content.layers)
+    weights: Weights | None = None if unet is None else frozen_weights(unet, content.layers)
     if weights is not None:
-        require_fingerprint(source, content, fingerprint_of(weights))
+        weights = fitting_weights(source, content, weights)
     if content.kind == "merged":
         return merged_weights(content)
     if content.kind == "term":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from safetensors.numpy import save
 from systolora.errors import UserError
 from systolora.files import write_atomically
 
+from .layouts import KINDS, MalformedError, checked_copies, checked_layers, checked_number, checked_text, unbundled
 from .settings import IntLoraSettings
 
 HEADER_KEY = "systolora_intlora"
-KINDS = ("adapter", "term", "merged")
 VERSION = 1
 
 
@@ -37,6 +37,7 @@ class IntLoraFile:
         scaling: alpha / rank. merged: digest of the merged weights.
         layers: name to (out, in, bits of the packed integers).
         tensors: name to array; only scales are float32.
+        copies: fingerprints of the same weights in other types, by type.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class IntLoraFile:
     merged: str
     layers: Mapping[str, tuple[int, int, int]]
     tensors: Mapping[str, NDArray[Any]]
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -70,6 +72,7 @@ def write_file(path: Path, content: IntLoraFile) -> Path:
         "merged": content.merged,
         "layers": [[name, *shape] for name, shape in content.layers.items()],
         "layout": layout,
+        "copies": dict(content.copies),
     }
     header["checksum"] = _checksum(header, bundles)
     write_atomically(path, save(bundles, metadata={HEADER_KEY: _canonical(header)}))
@@ -80,7 +83,7 @@ def read_file(path: Path, kinds: tuple[str, ...] = KINDS) -> IntLoraFile:
     """Reads and checks a file.
 
     Raises:
-        UserError: one line, if it is missing, truncated, changed, or of another kind.
+        UserError: one line, if it is missing, truncated, changed, of another kind, or holds what no file of this program does.
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
@@ -89,7 +92,9 @@ def read_file(path: Path, kinds: tuple[str, ...] = KINDS) -> IntLoraFile:
             metadata = file.metadata() or {}
             bundles = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, UnicodeDecodeError, MemoryError) as error:
-        raise UserError(f"{path}: the file is damaged or truncated ({_short(error)}); copy it again") from None
+        raise UserError(
+            f"{path}: the file is damaged or truncated ({_short(str(error)) or type(error).__name__}); copy it again"
+        ) from None
     if HEADER_KEY not in metadata:
         raise UserError(f"{path}: it is no IntLoRA file (no {HEADER_KEY!r} in its header)")
     return _parse(path, metadata, bundles, kinds)
@@ -102,43 +107,36 @@ def _parse(
     try:
         header = json.loads(metadata[HEADER_KEY])
         stated = header.pop("checksum")
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise damaged from None
     if set(metadata) != {HEADER_KEY} or stated != _checksum(header, bundles):
         raise damaged
-    if header["version"] != VERSION:
-        raise UserError(f"{path}: version {header['version']} of the format; this program reads version {VERSION}")
+    version = header.get("version")
+    if version != VERSION:
+        raise UserError(f"{path}: version {_short(repr(version))} of the format; this program reads version {VERSION}")
+    if header.get("kind") not in KINDS:
+        raise UserError(f"{path}: it holds a {_short(repr(header.get('kind')))}; this program knows {', '.join(KINDS)}")
     if header["kind"] not in kinds:
         raise UserError(f"{path}: it holds a {header['kind']!r}, expected {' or '.join(kinds)}")
-    layers = {name: (int(out), int(width), int(bits)) for name, out, width, bits in header["layers"]}
+    try:
+        return _content(header, bundles)
+    except (MalformedError, UserError) as error:
+        raise UserError(f"{path}: it is no file that this program wrote ({_short(str(error), 200)})") from None
+
+
+def _content(header: dict[str, Any], bundles: dict[str, NDArray[Any]]) -> IntLoraFile:
+    settings = IntLoraSettings.from_dict(header.get("settings"))
+    layers = checked_layers(header, header["kind"], settings)
     return IntLoraFile(
         kind=header["kind"],
-        settings=IntLoraSettings.from_dict(header["settings"]),
-        fingerprint=header["fingerprint"],
-        scaling=float(header["scaling"]),
-        merged=header["merged"],
+        settings=settings,
+        fingerprint=checked_text(header, "fingerprint"),
+        scaling=checked_number(header, "scaling"),
+        merged=checked_text(header, "merged"),
         layers=layers,
-        tensors=_unbundle(bundles, header["layout"], layers),
+        tensors=unbundled(header["kind"], settings, layers, header.get("layout"), bundles),
+        copies=checked_copies(header),
     )
-
-
-def require_fingerprint(path: Path, content: IntLoraFile, found: str) -> None:
-    """Raises UserError if a file belongs to other frozen weights than those with this fingerprint."""
-    if content.fingerprint != found:
-        raise UserError(
-            f"{path}: made for a model with fingerprint {content.fingerprint}, but this model has {found}; give the --model "
-            "that it was trained on"
-        )
-
-
-def fingerprint_of(weights: Mapping[str, NDArray[np.float32]]) -> str:
-    """A hash of frozen weights, by name, shape and float32 bits; 32 hexadecimal digits."""
-    state = hashlib.blake2b(digest_size=16)
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name], "<f4")
-        state.update(f"{name} {array.shape};".encode())
-        state.update(array.tobytes())
-    return state.hexdigest()
 
 
 def _bundle(
@@ -157,19 +155,6 @@ def _bundle(
     return {kind: np.concatenate(some) for kind, some in parts.items()}, layout
 
 
-def _unbundle(
-    bundles: Mapping[str, NDArray[Any]], layout: Mapping[str, Any], layers: Mapping[str, Any]
-) -> dict[str, NDArray[Any]]:
-    found: dict[str, NDArray[Any]] = {}
-    start = dict.fromkeys(bundles, 0)
-    for ending, (kind, shapes) in sorted(layout.items()):
-        for layer, shape in zip(layers, shapes, strict=True):
-            size = int(np.prod(shape, dtype=np.int64))
-            found[f"{layer}.{ending}"] = bundles[kind][start[kind] : start[kind] + size].reshape(shape)
-            start[kind] += size
-    return found
-
-
 def _checksum(header: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
     state = hashlib.blake2b(_canonical(header).encode(), digest_size=32)
     for name in sorted(tensors):
@@ -183,5 +168,5 @@ def _canonical(header: dict[str, Any]) -> str:
     return json.dumps(header, sort_keys=True, separators=(",", ":"))
 
 
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__
+def _short(text: str, length: int = 100) -> str:
+    return " ".join(text.split())[:length]

@@ -21,15 +21,20 @@ from torch import Tensor, nn
 
 from .digits import count_wide
 from .engine import DeviceEngine, PlacedWeight
-from .file import fingerprint_of, read_file, require_fingerprint
-from .merge import frozen_weights, merged_weights
+from .file import read_file
+from .fingerprints import fitting_weights, frozen_weights
+from .merge import merged_weights
 from .rules import IntegerWeight
+from .targets import plain_model
 
 _ENGINE, _PLACED, _NAME = "systolora_engine", "systolora_placed", "systolora_name"
 
 
 class MergedLinear(nn.Linear):
-    """torch's Linear with an integer weight on the device, for inference; its float weight is left untouched and unused."""
+    """torch's Linear with an integer weight on the device, for inference; its float weight is left untouched and unused.
+
+    A copy (`copy.deepcopy`) shares the integers on the device.
+    """
 
     systolora_engine: DeviceEngine
     systolora_placed: PlacedWeight
@@ -46,6 +51,14 @@ class MergedLinear(nn.Linear):
                 f"layer {self.systolora_name!r} holds merged integers, which are for inference: use torch.no_grad()"
             )
         return _multiply(self, input)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}weight" in state_dict:
+            raise UserError(
+                f"layer {self.systolora_name!r} holds merged integers, which loaded weights would not change: call the handle's undo() "
+                "first"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _multiply(layer: MergedLinear, x: Tensor) -> Tensor:
@@ -69,12 +82,13 @@ class MergedHandle:
         self.total = sum(weight.values.size for weight in weights.values())
         self.passes: dict[str, int] = {}
         self._modules: list[nn.Module] = []
-        modules = dict(model.named_modules())
-        for name, weight in weights.items():
-            placed = self.engine.place(name, weight)
-            self.passes[name] = placed.passes
+        modules = dict(plain_model(model).named_modules())
+        # All integers are placed before the first layer is changed: where the device is full, the model stays as it was.
+        placed = {name: self.engine.place(name, weight) for name, weight in weights.items()}
+        for name, each in placed.items():
+            self.passes[name] = each.passes
             module = modules[name]
-            module.__dict__.update({_ENGINE: self.engine, _PLACED: placed, _NAME: name})
+            module.__dict__.update({_ENGINE: self.engine, _PLACED: each, _NAME: name})
             module.__class__ = MergedLinear
             self._modules.append(module)
 
@@ -114,9 +128,11 @@ def install_merged(
     """
     if wide not in ("exact", "refuse"):
         raise UserError(f"wide = {wide!r}: allowed are exact, refuse")
-    modules = dict(model.named_modules())
+    modules = dict(plain_model(model).named_modules())
     for name, weight in weights.items():
         module: Any = modules.get(name)
+        if isinstance(module, MergedLinear):
+            raise UserError(f"layer {name!r} holds merged integers already: call the first handle's undo() before")
         if type(module) is not nn.Linear or tuple(module.weight.shape) != weight.values.shape:
             raise UserError(f"the model has no plain Linear layer {name!r} of shape {list(weight.values.shape)}")
         count = count_wide(weight.values)
@@ -127,18 +143,23 @@ def install_merged(
             )
     owns = not isinstance(device, Device)
     opened = device if isinstance(device, Device) else open_device(device)
-    return MergedHandle(model, weights, opened, owns)
+    try:
+        return MergedHandle(model, weights, opened, owns)
+    except BaseException:
+        if owns:
+            opened.close()
+        raise
 
 
 def load_merged(
     model: nn.Module, path: Path | str, device: Device | str = "emulator", wide: str = "exact"
 ) -> MergedHandle:
-    """Runs a model from a merged file.
+    """Runs a model from a merged file: the model that it was made for, or a copy of that in float16 or bfloat16.
 
     Raises:
         UserError: for a damaged file, or one made for another model; and as `install_merged`.
     """
     path = Path(path)
     content = read_file(path, ("merged",))
-    require_fingerprint(path, content, fingerprint_of(frozen_weights(model, content.layers)))
+    fitting_weights(path, content, frozen_weights(model, content.layers))
     return install_merged(model, merged_weights(content), device, wide)

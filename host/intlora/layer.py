@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .engine import Engine, PlacedWeight
 from .rules import Adapted, Rule
+from .targets import frozen_array, same_values
+
+RuleMaker = Callable[[np.ndarray, str], Rule]
+"""From a frozen weight, float32 [out, in], and its layer's name to the rule of its integers."""
 
 
 class IntegerLayer:
@@ -18,19 +24,36 @@ class IntegerLayer:
 
     Attributes:
         rule: from low-rank product to integers. engine: where the GEMMs run. fallbacks: calls that ran in peft's own forward.
+        remade: how often the frozen weight had changed.
     """
 
-    def __init__(self, name: str, rule: Rule, engine: Engine) -> None:
+    def __init__(self, name: str, weight: np.ndarray, make: RuleMaker, engine: Engine) -> None:
         self.name = name
-        self.rule = rule
+        self.rule = make(weight, name)
         self.engine = engine
         self.fallbacks: Counter[str] = Counter()
+        self.remade = 0
+        self._make = make
         self._factors: tuple[Tensor, Tensor, float] | None = None
         self._current: tuple[Adapted, PlacedWeight] | None = None
 
     def forget(self) -> None:
         """Drops the integers; they are made anew at the next use."""
         self._factors = self._current = None
+
+    def follow(self, weight: Tensor) -> None:
+        """Makes the rule anew if the frozen weight [out, in] has other values than those that the rule was made of.
+
+        All values are compared: a loaded, assigned or cast weight cannot be told by a version or an address. That is one pass over the
+        weight, where making integers takes dozens.
+
+        Raises:
+            UserError: for a weight of which no integers can be made.
+        """
+        if not same_values(self.rule.weight, weight):
+            self.rule = self._make(frozen_array(self.name, weight), self.name)
+            self.remade += 1
+            self.forget()
 
     def current(self, down: Tensor, up: Tensor, scaling: float) -> tuple[Adapted, PlacedWeight]:
         """The adapted integers of these factors, and where they lie."""

@@ -7,43 +7,24 @@ weight and the seed. The merge itself multiplies or shifts integers and nothing 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from systolora.errors import UserError
-from torch import nn
 
 from .digits import width
 from .engine import product_of_integers, quantized_factor
-from .file import IntLoraFile, fingerprint_of, require_fingerprint
+from .file import IntLoraFile
+from .fingerprints import Weights, copies_of, fingerprint_of, fitting_weights
+from .layouts import STATE, term_bits
 from .packing import pack, unpack
 from .peft import IntLoraHandle
 from .quantizers import RowGrid
 from .rules import INT8_LIMIT, IntegerWeight, MulRule, ShiftRule, make_rule
-
-Weights = Mapping[str, NDArray[np.float32]]
-
-_STATE = "state_"
-
-
-def frozen_weights(model: nn.Module, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-    """Copies of the float32 weights [out, in] of the named Linear layers, adapted or not.
-
-    Raises:
-        UserError: if the model lacks one.
-    """
-    modules = dict(model.named_modules())
-    found = {}
-    for name in names:
-        module: Any = modules.get(name)
-        base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        if not isinstance(base, nn.Linear):
-            raise UserError(f"the model has no Linear layer {name!r}; give the --model that the file was made for")
-        found[name] = base.weight.detach().float().cpu().numpy().copy()
-    return found
 
 
 def adapter_file(handle: IntLoraHandle, weights: Weights) -> IntLoraFile:
@@ -59,11 +40,7 @@ def adapter_file(handle: IntLoraHandle, weights: Weights) -> IntLoraFile:
     tensors: dict[str, NDArray[Any]] = {}
     layers: dict[str, tuple[int, int, int]] = {}
     factors = handle.factors()
-    scalings = {scaling for _, _, scaling in factors.values()}
-    if len(scalings) != 1:
-        raise UserError(
-            f"intlora: the layers have different scalings {sorted(scalings)}; give all the same rank and alpha"
-        )
+    (scaling,) = {scaling for _, _, scaling in factors.values()}
     for name, (down, up, _) in factors.items():
         (tensors[f"{name}.down"], down_scale), (tensors[f"{name}.up"], up_scale) = (
             quantized_factor(down),
@@ -72,10 +49,19 @@ def adapter_file(handle: IntLoraHandle, weights: Weights) -> IntLoraFile:
         tensors[f"{name}.scales"] = np.concatenate([down_scale, up_scale])
         if handle.refresh_every:
             state = handle.modules[name].systolora_layer.rule.state()
-            tensors.update({f"{name}.{_STATE}{key}": value for key, value in state.items()})
+            tensors.update({f"{name}.{STATE}{key}": value for key, value in state.items()})
         layers[name] = (len(up), down.shape[1], 8)
     digest = digest_of(handle.weights())
-    return IntLoraFile("adapter", handle.settings, fingerprint_of(weights), scalings.pop(), digest, layers, tensors)
+    return IntLoraFile(
+        kind="adapter",
+        settings=handle.settings,
+        fingerprint=fingerprint_of(weights),
+        scaling=scaling,
+        merged=digest,
+        layers=layers,
+        tensors=tensors,
+        copies=copies_of(weights),
+    )
 
 
 def rules_of(path: Path, adapter: IntLoraFile, weights: Weights) -> dict[str, tuple[MulRule | ShiftRule, Any]]:
@@ -84,7 +70,7 @@ def rules_of(path: Path, adapter: IntLoraFile, weights: Weights) -> dict[str, tu
     Raises:
         UserError: if the weights are not those of the adapter.
     """
-    require_fingerprint(path, adapter, fingerprint_of(weights))
+    weights = fitting_weights(path, adapter, weights)
     found = {}
     for name in adapter.layers:
         scales = adapter.tensors[f"{name}.scales"]
@@ -92,7 +78,7 @@ def rules_of(path: Path, adapter: IntLoraFile, weights: Weights) -> dict[str, tu
         product = product_of_integers(up, scales[1:], down, scales[:1], adapter.scaling)
         rule = make_rule(weights[name], adapter.settings, name)
         if adapter.settings.refresh_every:
-            rule.restore({key: adapter.tensors[f"{name}.{_STATE}{key}"] for key in rule.state()})
+            rule.restore({key: adapter.tensors[f"{name}.{STATE}{key}"] for key in rule.state()})
         found[name] = rule, product
     return found
 
@@ -103,7 +89,7 @@ def term_file(path: Path, adapter: IntLoraFile, weights: Weights) -> IntLoraFile
     layers = {}
     for name, (rule, product) in rules_of(path, adapter, weights).items():
         codes, frozen = rule.codes(product), rule.frozen
-        bits = term_bits(rule)
+        bits = term_bits(rule.settings)
         tensors[f"{name}.term"] = pack(codes, bits)
         tensors[f"{name}.frozen"] = pack(frozen.codes, rule.settings.bits)
         tensors[f"{name}.frozen_zero"] = frozen.grid.zero
@@ -113,14 +99,7 @@ def term_file(path: Path, adapter: IntLoraFile, weights: Weights) -> IntLoraFile
         tensors[f"{name}.scale"] = rule.merge(codes).scale
         tensors[f"{name}.narrowing"] = rule.narrowing.astype(np.uint8)
         layers[name] = (*codes.shape, bits)
-    return IntLoraFile("term", adapter.settings, adapter.fingerprint, adapter.scaling, adapter.merged, layers, tensors)
-
-
-def term_bits(rule: MulRule | ShiftRule) -> int:
-    """Bits of one code of the adaptation term: `bits` for MUL; for SHIFT a sign and a position."""
-    if isinstance(rule, MulRule):
-        return rule.settings.bits
-    return (rule.settings.shift_span + 1).bit_length() + 1
+    return replace(adapter, kind="term", layers=layers, tensors=tensors)
 
 
 def merge_terms(path: Path, content: IntLoraFile) -> dict[str, IntegerWeight]:
@@ -168,7 +147,7 @@ def merged_file(source: IntLoraFile, merged: Mapping[str, IntegerWeight]) -> Int
         tensors[f"{name}.weight"] = pack(weight.values, bits)
         tensors[f"{name}.scale"] = weight.scale
         layers[name] = (*weight.values.shape, bits)
-    return IntLoraFile("merged", source.settings, source.fingerprint, source.scaling, source.merged, layers, tensors)
+    return replace(source, kind="merged", layers=layers, tensors=tensors)
 
 
 def merged_weights(content: IntLoraFile) -> dict[str, IntegerWeight]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from systolora.errors import UserError
-from systolora.offloading.peft_layers import static_reason
 from systolora.offloading.quantization import QuantizationConfig
 from systolora.offloading.session import Session
 from systolora.sim.functional.device import Device
@@ -18,24 +17,22 @@ from torch import Tensor, nn
 
 from .digits import count_wide
 from .engine import DeviceEngine, Engine, TorchEngine
-from .layer import IntegerLayer, integer_linear
+from .layer import IntegerLayer, RuleMaker, integer_linear
 from .rules import IntegerWeight, Rule, make_rule
 from .settings import IntLoraSettings
+from .targets import adapted_layers, frozen_array, require_savable, unheard
 
 LAYER_ATTRIBUTE = "systolora_layer"
 
 # torch.compile leaves the call as it is: a device cannot be traced.
 _run = torch.compiler.disable(integer_linear)
 
-RuleMaker = Callable[[np.ndarray, str], Rule]
-"""From a frozen weight, float32 [out, in], and its layer's name to the rule of its integers."""
-
 
 class IntLoraLinear(LoraLinear):
     """peft's adapted Linear whose weight, low-rank part included, is integers.
 
     There is no `__init__`: existing layers get this class (`attach`). With the adapter disabled or merged by peft, peft's own forward
-    runs and is counted in `IntegerLayer.fallbacks`.
+    runs and is counted in `IntegerLayer.fallbacks`. A copy (`copy.deepcopy`) has integers of its own and shares the engine.
     """
 
     systolora_layer: IntegerLayer
@@ -52,7 +49,20 @@ class IntLoraLinear(LoraLinear):
             self.systolora_layer.fallbacks[reason] += 1
             return super().forward(x, *args, **kwargs)
         down, up, scaling = self.factors(active[0])
-        return _run(self.systolora_layer, x, self.get_base_layer().bias, down, up, scaling)
+        return _run(self.integer_layer(), x, self.get_base_layer().bias, down, up, scaling)
+
+    def integer_layer(self) -> IntegerLayer:
+        """The integers of the frozen weight as it is now: made anew if other values were loaded since.
+
+        Raises:
+            UserError: if peft has merged the adapter into the weight, or something was asked of the inner layers that would not be done.
+        """
+        layer = self.systolora_layer
+        reason = "peft has merged its adapter into the weight; call unmerge()" if self.merged else unheard(self)
+        if reason:
+            raise UserError(f"intlora: layer {layer.name!r}: {reason}")
+        layer.follow(self.get_base_layer().weight)
+        return layer
 
     def factors(self, name: str) -> tuple[Tensor, Tensor, float]:
         """(down [rank, in], up [out, rank], scaling) of an adapter."""
@@ -77,10 +87,14 @@ class IntLoraHandle:
         self.engine = engine
         self._step = 0
         self.modules: dict[str, IntLoraLinear] = {}
-        for name, module in _adapted_layers(model).items():
-            base: Any = module.get_base_layer()
-            weight = base.weight.detach().float().cpu().numpy().copy()
-            module.__dict__[LAYER_ATTRIBUTE] = IntegerLayer(name, make(weight, name), engine)
+        found = adapted_layers(model)
+        if settings is not None:
+            require_savable(model, found)
+        # All integers are made before the first layer is changed: a refusal leaves the model as it was.
+        weights = {name: frozen_array(name, _base(module).weight) for name, module in found.items()}
+        layers = {name: IntegerLayer(name, weight, make, engine) for name, weight in weights.items()}
+        for name, module in found.items():
+            module.__dict__[LAYER_ATTRIBUTE] = layers[name]
             module.__class__ = IntLoraLinear
             self.modules[name] = module  # type: ignore[assignment]
 
@@ -98,12 +112,12 @@ class IntLoraHandle:
     def recalibrate(self) -> None:
         """Searches the quantizers that depend on the low-rank factors anew, for the factors as they are."""
         for module in self.modules.values():
-            module.systolora_layer.recalibrate(*self._factors(module))
+            module.integer_layer().recalibrate(*self._factors(module))
 
     def weights(self) -> dict[str, IntegerWeight]:
         """The integer weights that training sees now, by layer."""
         return {
-            name: module.systolora_layer.current(*self._factors(module))[0].weight
+            name: module.integer_layer().current(*self._factors(module))[0].weight
             for name, module in self.modules.items()
         }
 
@@ -147,6 +161,9 @@ class IntLoraHandle:
         calls: Counter[str] = Counter()
         for module in self.modules.values():
             calls.update(module.systolora_layer.fallbacks)
+        remade = sum(module.systolora_layer.remade for module in self.modules.values())
+        if remade:
+            lines.append(f"frozen weights were changed after attach: the integers of {remade} layers were made anew")
         return "\n".join([*lines, *(f"fell back to torch: {count} calls, {why}" for why, count in calls.items())])
 
     def undo(self) -> None:
@@ -179,7 +196,7 @@ def attach(
         make: another rule than IntLoRA's, in place of `settings`, with its own `refresh_every`.
 
     Raises:
-        UserError: if no layer is adapted, or one in a way that integers cannot follow.
+        UserError: if no layer is adapted, or one in a way that integers cannot follow; or for a weight of which none can be made.
     """
     if make is None:
         chosen = settings or IntLoraSettings()
@@ -191,23 +208,12 @@ def attach(
     engine: Engine = TorchEngine()
     if device is not None:
         engine = DeviceEngine(Session(device, quantization or QuantizationConfig()))
-    return IntLoraHandle(model, make, engine, settings, refresh_every)
+    try:
+        return IntLoraHandle(model, make, engine, settings, refresh_every)
+    except BaseException:
+        engine.close()
+        raise
 
 
-def _adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:
-    found = {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
-    if not found:
-        raise UserError("intlora: the model has no layer with a LoRA adapter: call add_adapter first")
-    for name, module in found.items():
-        reason = static_reason(module)
-        if type(module) is not LoraLinear:
-            reason = "it is offloaded already"
-        elif len(module.active_adapters) != 1:
-            reason = f"{len(module.active_adapters)} adapters are active"
-        elif any(not isinstance(dropout, nn.Identity) for dropout in module.lora_dropout.values()):
-            reason = "it has LoRA dropout, which a merged weight cannot follow"
-        elif module.lora_variant or any(module.lora_bias.values()):
-            reason = "its adapter is a variant (DoRA and the like) or has a bias"
-        if reason:
-            raise UserError(f"intlora: layer {name!r} cannot have integer weights: {reason}")
-    return found
+def _base(module: LoraLinear) -> Any:
+    return module.get_base_layer()

@@ -1,7 +1,7 @@
 """Quantizers of IntLoRA: a uniform grid per output channel with minimum-error search, and powers of two.
 
-All arithmetic on elements is one IEEE float32 operation at a time, so the integers do not depend on the machine. Only the choice
-among candidate grids sums errors, in float64.
+All arithmetic on elements is one IEEE operation at a time, so the integers do not depend on the machine. The choice among candidate
+grids sums powers of errors (`powers.py`), which uses no power of the machine's mathematics library either.
 """
 
 from __future__ import annotations
@@ -12,14 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .powers import row_error
+
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 
-ERROR_POWER = 2.4
-"""Errors are summed as |error| ** 2.4, as in the authors' code."""
-
 FACTORS = tuple(np.float32(1 - 0.01 * i) for i in range(80))
 """Shares of a row's range that the search tries, as in the authors' code."""
+
+_FLAT = np.float32(2.0**-20)
+"""A row whose step would be a smaller share of its largest value is one value."""
+
+_FINEST = np.float32(2.0**-14)
+"""The least step, as a share of a row's largest value: integers stay below 2^14 + 2^8, or twice that where they are odd, and the
+product of two of them, or one shifted by 15, in int32."""
+
+_LEAST = np.float32(2.0**-149)
+"""The least positive float32: half a step of that size is not zero."""
 
 _SQRT_HALF = np.float32(0.70710683)
 """The first float32 above the square root of 1/2: log2 of m in [0.5, 1) rounds to 0 from here on, else to -1."""
@@ -72,23 +81,22 @@ def code_range(bits: int, symmetric: bool, odd: bool) -> tuple[int, int]:
 def grid_of_range(low_value: Float32, high_value: Float32, bits: int, symmetric: bool, odd: bool) -> RowGrid:
     """The grid whose codes reach from low_value to high_value, float32 [rows] each.
 
-    A row without range gets a grid on which its one value is exact.
+    A row without range gets a grid on which its one value is exact. No step is finer than 2^-14 of the row's largest value.
     """
     low, high = code_range(bits, symmetric, odd)
+    reach = np.maximum(np.abs(low_value), np.abs(high_value))
     if symmetric:
-        reach = np.maximum(np.abs(low_value), np.abs(high_value))
         step = reach / np.float32(2 ** (bits - 1) - (0.5 if odd else 1))
         zero = np.zeros(len(step), np.float32)
     else:
-        reach = np.maximum(np.abs(low_value), np.abs(high_value))
         step = (high_value - low_value) / np.float32(high)
-        flat = step < reach * np.float32(2.0**-20)
-        # One value: step = |value|, so that it is 1 or -1 steps from zero.
-        step = np.where(flat, reach, step).astype(np.float32)
+        flat = step <= reach * _FLAT
+        # One value: it is 1 or -1 integers from zero; an odd grid's integers are half a step apart from their neighbours' middle.
+        step = np.where(flat, reach * np.float32(2 if odd else 1), np.maximum(step, reach * _FINEST)).astype(np.float32)
         safe = np.where(step > 0, step, np.float32(1))
         zero = np.where(flat, low_value < 0, np.rint(-low_value / safe))
     step = np.where(step > 0, step, np.float32(1)).astype(np.float32)
-    scale = step / np.float32(2) if odd else step
+    scale = np.maximum(step / np.float32(2), _LEAST) if odd else step
     return RowGrid(scale.astype(np.float32), zero.astype(np.int32), low, high, odd)
 
 
@@ -129,11 +137,6 @@ def search_grid(
         best = grid
     assert best is not None
     return best
-
-
-def row_error(difference: Float32) -> NDArray[np.float64]:
-    """Sum of |difference| ** ERROR_POWER of each row, float64 [rows]."""
-    return (np.abs(difference) ** np.float32(ERROR_POWER)).sum(1, dtype=np.float64)
 
 
 def rounded_log2(x: Float32) -> Int32:

@@ -16,14 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .auxiliary import auxiliary, layer_seed, matching_factor, rounded_to_8_bits
-from .quantizers import FACTORS, Float32, Int32, RowGrid, rounded_log2, row_error, search_grid
+from .auxiliary import auxiliary, layer_seed, limited_factor, matching_factor, rounded_to_8_bits
+from .digits import width
+from .powers import row_error
+from .quantizers import FACTORS, Float32, Int32, RowGrid, rounded_log2, search_grid
 from .settings import IntLoraSettings
 
 INT8_LIMIT = 127
 _WIDE_FACTORS = (*FACTORS, *(np.float32(0.2 * 2 ** (-i / 4)) for i in range(1, 21)))
 """Shares of the adaptation term's range that the search by weight error tries: its outliers sit where Wi is small."""
 
+
+_SHIFTS = 15
+"""Narrowing shifts that the search tries, at least; integers that need more to fit 8 bits get more."""
 
 _TOPS = 5
 """Largest exponents of SHIFT that the search tries, from 0 on."""
@@ -70,6 +75,7 @@ def freeze(weight: Float32, settings: IntLoraSettings, name: str) -> FrozenPart:
         layer_seed(settings.seed, name), weight.shape[0], weight.shape[1], settings.distribution, settings.spread
     )
     factor = matching_factor(weight, r0, settings.ratio, settings.exponent)
+    factor = limited_factor(factor, weight, r0, settings.exponent)
     r = (factor[:, None] * r0).astype(np.float32)
     shifted = weight - r
     grid = search_grid(shifted, settings.bits, symmetric=settings.symmetric, odd=settings.has("zeros"))
@@ -130,17 +136,28 @@ class _IntLoraRule(Rule):
         step = rounded_to_8_bits(self.settings.reach * self.weight.std(1, dtype=np.float64))[:, None]
         return [product, product + step, product - step]
 
+    @abstractmethod
+    def _unnarrowed(self, product: Float32) -> Adapted:
+        """The integers for a low-rank product before the narrowing shift."""
+
+    def apply(self, product: Float32) -> Adapted:
+        """As `merge(codes(product))`, with the gain."""
+        wide = self._unnarrowed(product)
+        return self._narrowed(wide.weight.values, wide.weight.scale, wide.gain)
+
     def _choose_narrowing(self, products: list[Float32]) -> None:
         """The shift of each row with the least error; ties go to the smaller one."""
         if not self.settings.has("range"):
             return
         rows = len(self.weight)
         best, least = np.zeros(rows, np.int32), np.full(rows, np.inf)
-        for shift in range(16):
+        wide = [self._unnarrowed(product) for product in products]
+        for shift in range(1 + max(_SHIFTS, *(width(each.weight.values) - 8 for each in wide))):
             self.narrowing = np.full(rows, shift, np.int32)
             error = np.zeros(rows)
-            for product in products:
-                error += row_error(self.apply(product).weight.real() - (self.weight + product))
+            for each, product in zip(wide, products, strict=True):
+                narrow = self._narrowed(each.weight.values, each.weight.scale, each.gain).weight
+                error += row_error(narrow.real() - (self.weight + product))
             best = np.where(error < least, shift, best).astype(np.int32)
             least = np.minimum(error, least)
         self.narrowing = best
@@ -180,13 +197,13 @@ class MulRule(_IntLoraRule):
         values = self.term_grid.integers(codes) * self.frozen.integers
         return self._narrowed(values, self.term_grid.scale, np.ones_like(self.weight)).weight
 
-    def apply(self, product: Float32) -> Adapted:
-        """As `merge(codes(product))`, with gain 1 where the term is inside its grid and Wi is not zero."""
+    def _unnarrowed(self, product: Float32) -> Adapted:
+        """Gain 1 where the term is inside its grid and Wi is not zero."""
         unclipped = self.term_grid.unclipped(self.frozen.term(product))
         codes = np.clip(unclipped, self.term_grid.low, self.term_grid.high).astype(np.int32)
         gain = ((codes == unclipped) & (self.frozen.integers != 0)).astype(np.float32)
         values = self.term_grid.integers(codes) * self.frozen.integers
-        return self._narrowed(values, self.term_grid.scale, gain)
+        return Adapted(IntegerWeight(values, self.term_grid.scale), gain)
 
     def state(self) -> dict[str, NDArray]:
         """Scale and zero of the term's grid, and the narrowing shift."""
@@ -260,8 +277,8 @@ class ShiftRule(_IntLoraRule):
         values, scale, _ = self._shifted(codes)
         return self._narrowed(values, scale, np.ones_like(self.weight)).weight
 
-    def apply(self, product: Float32) -> Adapted:
-        """As `merge(codes(product))`; the gain is 2^e / |U|, 0 above the largest exponent, 1 below the smallest."""
+    def _unnarrowed(self, product: Float32) -> Adapted:
+        """The gain is 2^e / |U|, 0 above the largest exponent, 1 below the smallest."""
         term = self.frozen.term(product)
         values, scale, position = self._shifted(self.codes_of(term))
         free = self._exponents(term) - self.top[:, None] + self.settings.shift_span
@@ -269,7 +286,7 @@ class ShiftRule(_IntLoraRule):
         power = np.ldexp(scale[:, None], position)
         gain = np.where(free > self.settings.shift_span, np.float32(0), power / size)
         gain = np.where(free < 0, np.float32(1), gain) * (self.frozen.integers != 0)
-        return self._narrowed(values, scale, gain.astype(np.float32))
+        return Adapted(IntegerWeight(values, scale), gain.astype(np.float32))
 
     def state(self) -> dict[str, NDArray]:
         """Row scale, top exponent and narrowing shift."""

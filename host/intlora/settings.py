@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from systolora.errors import UserError
@@ -19,6 +20,9 @@ REMEDIES: dict[str, str] = {
 """Name of each remedy to what it does."""
 
 SMALLEST_BITS, LARGEST_BITS = 2, 8
+
+LARGEST_WEIGHT = 2.0**100
+"""The largest |W| of which integers are made: room is left in float32 for what is computed from it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ class IntLoraSettings:
                 raise UserError(f"intlora: {name} = {getattr(self, name)!r}: allowed are {', '.join(choices)}")
         if not SMALLEST_BITS <= self.bits <= LARGEST_BITS:
             raise UserError(f"intlora: bits = {self.bits}: allowed are {SMALLEST_BITS} to {LARGEST_BITS}")
+        numbers = {"spread": self.spread, "exponent": self.exponent, "headroom": self.headroom}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise UserError(f"intlora: {name} = {value}: it must be a finite number")
         least = min(self.exponent, self.refresh_every, self.headroom)
         if self.spread <= 0 or least < 0 or not 0 <= self.span <= 15:
             raise UserError(
@@ -96,20 +104,33 @@ class IntLoraSettings:
         return {**asdict(self), "remedies": list(self.remedies)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> IntLoraSettings:
+    def from_dict(cls, values: Any) -> IntLoraSettings:
         """The settings that `as_dict` gave.
 
         Raises:
             UserError: if they are something else.
         """
-        try:
-            return cls(**{**values, "remedies": parse_remedies(values["remedies"])})
-        except (KeyError, TypeError) as error:
-            raise UserError(f"intlora: these are no settings of this version ({error})") from None
+        known = {item.name: item.default for item in fields(cls)}
+        if not isinstance(values, dict) or set(values) != set(known):
+            raise UserError("intlora: these are no settings of this version")
+        for name, value in values.items():
+            if name != "remedies" and not _is_like(value, known[name]):
+                raise UserError(f"intlora: {name} = {value!r}: expected {type(known[name]).__name__}")
+        remedies = values["remedies"]
+        if not isinstance(remedies, list) or not all(isinstance(remedy, str) for remedy in remedies):
+            raise UserError(f"intlora: remedies = {remedies!r}: expected names")
+        return cls(**{**values, "remedies": parse_remedies(remedies)})
 
     def paper(self) -> IntLoraSettings:
         """The form of the paper as its authors' code has it: no remedy, range ratio, exponent 1.5, no refresh."""
         return replace(self, remedies=(), ratio="range", exponent=1.5, refresh_every=0)
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value out of JSON is of a default's type; a whole number may stand for a float."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return True
+    return type(value) is type(default)
 
 
 def parse_remedies(text: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:

@@ -153,9 +153,22 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         raise UserError(f"--method {settings.method} goes with --targets kv or attention")
     if settings.method != "lora":
         _ = settings.intlora  # refuses what is not allowed
+    else:
+        _check_no_intlora(settings)
     if not 0 <= settings.caption_dropout <= 1:
         raise UserError(f"--caption-dropout {settings.caption_dropout}: it is a share, from 0 to 1")
     return settings
+
+
+def _check_no_intlora(settings: TrainSettings) -> None:
+    """Refuses a setting of the integers, which --method lora has none of, rather than ignoring it."""
+    for item in fields(TrainSettings):
+        if item.name in ("bits", "remedies") or item.name.startswith("intlora_"):
+            value = getattr(settings, item.name)
+            if value != item.default:
+                raise UserError(
+                    f"--{_option(item.name)} {value}: it is for --method intlora-mul or intlora-shift, but the method is lora"
+                )
 
 
 def _option(name: str) -> str:

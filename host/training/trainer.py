@@ -23,7 +23,7 @@ from systolora.models.pipeline import PipelineParts, load_parts
 from torch import Tensor
 from torch.nn import functional
 
-from .adapter import add_adapter, save_adapter
+from .adapter import ADAPTER_FILE, add_adapter, save_adapter
 from .batches import Batch, EncodedPictures, draw_batch, encode_data
 from .checkpoint import load_checkpoint, save_checkpoint
 from .parallel import Processes
@@ -146,15 +146,20 @@ class Trainer:
             every = self.settings.checkpoint_every
             if every and (step + 1) % every == 0 and step + 1 < self.settings.steps:
                 self.checkpoint(step + 1)
-        path = self.output / "pytorch_lora_weights.safetensors"
-        if self.processes.first:
-            path = save_adapter(self.unet, self.output, self.settings)
-            if self.settings.method != "lora":
-                from .integers import save_integers
-
-                path = save_integers(self.unet, self.handle, self.output)
+        path = self.save()
         text = str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
         return TrainResult(path, self.losses, time.perf_counter() - began, peak_bytes(), text)
+
+    def save(self) -> Path:
+        """Writes what was trained, in the first process: the LoRA, or IntLoRA's integer adapter. Returns where it is."""
+        if self.settings.method != "lora":
+            from .integers import INTLORA_FILE, save_integers
+
+            first = self.processes.first
+            return save_integers(self.unet, self.handle, self.output) if first else self.output / INTLORA_FILE
+        return (
+            save_adapter(self.unet, self.output, self.settings) if self.processes.first else self.output / ADAPTER_FILE
+        )
 
     def step(self, step: int) -> StepReport:
         """One optimizer step; `step` counts from 0."""

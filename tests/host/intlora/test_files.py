@@ -14,10 +14,10 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors import safe_open
 from systolora.cli.inspect_file import inspect_file
 from systolora.errors import UserError
-from systolora.intlora.file import IntLoraFile, fingerprint_of, read_file, write_file
+from systolora.intlora.file import IntLoraFile, read_file, write_file
+from systolora.intlora.fingerprints import fingerprint_of, frozen_weights
 from systolora.intlora.merge import (
     adapter_file,
-    frozen_weights,
     merge_adapter,
     merge_terms,
     merged_file,

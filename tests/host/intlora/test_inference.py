@@ -11,8 +11,9 @@ from systolora.errors import UserError
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Axis
 from systolora.intlora.file import write_file
+from systolora.intlora.fingerprints import frozen_weights
 from systolora.intlora.inference import install_merged, load_merged
-from systolora.intlora.merge import adapter_file, frozen_weights, merge_adapter, merged_file
+from systolora.intlora.merge import adapter_file, merge_adapter, merged_file
 from systolora.intlora.rules import IntegerWeight
 from systolora.intlora.settings import METHODS, IntLoraSettings
 from systolora.sim.csim.device import CsimDevice

@@ -75,7 +75,9 @@ def test_values_and_gradients_are_those_of_the_integer_weight(
 ) -> None:
     problem = Problem()
     rule = problem.rule(IntLoraSettings(method, bits, remedies=remedies))
-    found = problem.results(IntegerLayer("layer", rule, DeviceEngine(Session(device, QuantizationConfig()))))
+    found = problem.results(
+        IntegerLayer("layer", rule.weight, lambda *_: rule, DeviceEngine(Session(device, QuantizationConfig())))
+    )
     adapted = rule.apply(low_rank_product(problem.up, problem.down, SCALING))
     real, gain = torch.from_numpy(adapted.weight.real()), torch.from_numpy(adapted.gain)
     grad_product = gain * (problem.grad_y.T @ problem.x)
@@ -99,8 +101,8 @@ def test_the_engines_differ_only_by_the_quantization_of_activations(device: Devi
     problem = Problem()
     rule = problem.rule(IntLoraSettings("mul", 8))
     on_device = DeviceEngine(Session(device, QuantizationConfig()))
-    in_torch = problem.results(IntegerLayer("layer", rule, TorchEngine()))
-    found = problem.results(IntegerLayer("layer", rule, on_device))
+    in_torch = problem.results(IntegerLayer("layer", rule.weight, lambda *_: rule, TorchEngine()))
+    found = problem.results(IntegerLayer("layer", rule.weight, lambda *_: rule, on_device))
     assert all(0 < relative(found[name], in_torch[name]) < 0.02 for name in ("y", "x", "down", "up"))
     assert torch.equal(found["bias"], in_torch["bias"])
     product = on_device.product("layer", problem.up, problem.down, SCALING)
@@ -114,7 +116,7 @@ def test_the_engines_differ_only_by_the_quantization_of_activations(device: Devi
 def test_leading_dimensions_and_types_are_kept(device: Device, shape: tuple[int, ...]) -> None:
     problem = Problem()
     rule = problem.rule(IntLoraSettings())
-    layer = IntegerLayer("layer", rule, DeviceEngine(Session(device, QuantizationConfig())))
+    layer = IntegerLayer("layer", rule.weight, lambda *_: rule, DeviceEngine(Session(device, QuantizationConfig())))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
     y = integer_linear(layer, x, None, problem.down, problem.up, SCALING)
     assert y.shape == (*shape[:-1], OUT) and y.dtype == torch.bfloat16

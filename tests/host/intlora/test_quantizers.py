@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+from decimal import Context, Decimal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from systolora.intlora.auxiliary import auxiliary, layer_seed, matching_factor
-from systolora.intlora.quantizers import ERROR_POWER, FACTORS, code_range, grid_of_range, rounded_log2, search_grid
+from systolora.intlora.auxiliary import LARGEST_SHARE, auxiliary, layer_seed, limited_factor, matching_factor
+from systolora.intlora.powers import ERROR_POWER, exact_power, row_error
+from systolora.intlora.quantizers import FACTORS, code_range, grid_of_range, rounded_log2, search_grid
+from systolora.intlora.rules import make_rule
+from systolora.intlora.settings import METHODS, IntLoraSettings
 
 # blake2b of the bytes of auxiliary(123456789, 40, 56, distribution, 0.5); a change breaks every stored adapter.
 GOLDEN = {
@@ -61,9 +65,12 @@ def test_the_search_takes_the_least_error_of_all_candidates(bits: int, odd: bool
 
 @pytest.mark.parametrize("value", [0.0, 3.25, -3.25])
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_a_row_of_one_value_is_exact(value: float, symmetric: bool) -> None:
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_row_of_one_value_is_exact(value: float, symmetric: bool, odd: bool) -> None:
+    if odd and not value:
+        pytest.skip("a grid of odd integers has no zero")
     x = np.full((2, 8), value, np.float32)
-    grid = search_grid(x, 4, symmetric=symmetric)
+    grid = search_grid(x, 4, symmetric=symmetric, odd=odd)
     assert np.allclose(grid.decode(grid.encode(x)), x, rtol=1e-6)
 
 
@@ -101,6 +108,60 @@ def test_the_auxiliary_matrix_has_the_distribution_it_is_named_for(distribution:
     again = auxiliary(7, 400, 500, distribution, 0.5).ravel()
     other = auxiliary(8, 400, 500, distribution, 0.5).ravel()
     assert (again / 0.5 == r).all() and abs(np.corrcoef(again, other)[0, 1]) < 0.01
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
+def test_row_errors_are_the_stated_power(values: list[float]) -> None:
+    """Against the power in 40 digits, from the least normal float32 to the largest: where float32's own is 0 or infinite too."""
+    found = row_error(np.array([values], np.float32))[0]
+    if any(math.isinf(value) for value in values):
+        assert math.isinf(found)
+        return
+    context = Context(prec=40)
+    parts = [context.power(abs(Decimal(value)), Decimal(12) / 5) for value in values if abs(value) >= 2.0**-126]
+    assert found == pytest.approx(float(sum(parts, Decimal(0))), rel=3e-8)
+
+
+def test_row_errors_have_the_pinned_bits_in_every_shape() -> None:
+    """No power of numpy's is in it, whose last bits depend on the CPU's vector instructions; so these bits hold everywhere."""
+    x = np.random.default_rng(0).integers(-(2**24), 2**24, (70, 300)).astype(np.float32) * np.float32(2.0**-20)
+    errors = row_error(x)
+    assert (
+        hashlib.blake2b(errors.astype("<f8").tobytes(), digest_size=16).hexdigest()
+        == "d32d08acee108d115c50617bc047a407"
+    )
+    assert all(np.array_equal(row_error(x[row : row + 1]), errors[row : row + 1]) for row in (0, 53, 54, 69))
+    assert row_error(np.zeros((0, 3), np.float32)).shape == (0,)
+
+
+def test_merged_integers_have_the_pinned_bits() -> None:
+    """From seed to integers, with every remedy; a change breaks every stored adapter."""
+    weight = np.random.default_rng(1).integers(-1000, 1000, (24, 40)).astype(np.float32) * np.float32(2.0**-13)
+    state = hashlib.blake2b(digest_size=16)
+    for method in METHODS:
+        for chosen in (IntLoraSettings(method, 4), IntLoraSettings(method, 8).paper()):
+            found = make_rule(weight, chosen, "layer").apply(np.zeros_like(weight)).weight
+            state.update(found.values.astype("<i4").tobytes())
+            state.update(found.scale.astype("<f4").tobytes())
+    assert state.hexdigest() == "d72dbff7e88ad8696218ee5ecc057336"
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 1.5, 100.0])
+def test_powers_of_the_matching_are_exact(exponent: float) -> None:
+    x = np.array([0.0, 2.0**-60, 0.25, 1.0, 4.0, 2.0**60])
+    wanted = [float(value) ** exponent if exponent < 100 or value <= 4 else math.inf for value in x]
+    assert exact_power(x, exponent).tolist() == wanted
+
+
+def test_a_factor_is_limited_to_its_row() -> None:
+    weight, r0 = 0.05 * rows(3), auxiliary(1, 6, 40)
+    factor = matching_factor(weight, r0, "variance", 1.5)
+    assert (limited_factor(factor, weight, r0, 1.5) == factor).all()
+    weight[2, 7], weight[4] = 1e6, 0
+    factor = matching_factor(weight, r0, "variance", 1.5)
+    r = limited_factor(factor, weight, r0, 1.5)[:, None] * r0
+    assert (np.abs(r).max(1) <= LARGEST_SHARE * np.maximum(np.abs(weight).max(1), 0.2)).all() and np.abs(r[4]).max() > 0
 
 
 def test_layers_get_seeds_of_their_own() -> None:

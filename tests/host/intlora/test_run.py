@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 from systolora.assets import pipeline_folder
 from systolora.cli.app import app
 from systolora.demo.run import demo_pictures
@@ -21,10 +21,10 @@ from systolora.experiments.table import BEGIN, END, page_tables, update_page
 from systolora.intlora.export import load_unet
 from systolora.intlora.file import read_file
 from systolora.intlora.merge import merged_weights
-from systolora.training.adapter import ADAPTER_FILE
+from systolora.training.adapter import ADAPTER_FILE, SETTINGS_KEY
 from systolora.training.integers import INTLORA_FILE
 from systolora.training.settings import TrainSettings, check_settings
-from systolora.training.trainer import train
+from systolora.training.trainer import Trainer, train
 from typer.testing import CliRunner
 
 
@@ -58,14 +58,11 @@ def call(*arguments: object) -> str:
     return result.output
 
 
-def test_a_run_writes_both_adapters(run: TrainSettings) -> None:
-    factors = load_file(Path(run.output) / ADAPTER_FILE)
+def test_a_run_writes_the_integers_and_no_lora_that_is_another_model(run: TrainSettings) -> None:
+    assert not list(Path(run.output).rglob(ADAPTER_FILE))
     content = read_file(Path(run.output) / INTLORA_FILE)
-    assert content.settings == run.intlora and len(content.layers) * 2 == len(factors)
+    assert content.settings == run.intlora and content.layers
     assert all(".attn2.to_" in name for name in content.layers)
-    for name in content.layers:
-        down = content.tensors[f"{name}.down"] * content.tensors[f"{name}.scales"][0]
-        assert np.allclose(down, factors[f"unet.{name}.lora.down.weight"].numpy(), atol=np.abs(down).max() / 250)
 
 
 def test_a_resumed_run_has_the_same_integers(run: TrainSettings, tmp_path: Path) -> None:
@@ -89,7 +86,6 @@ def test_merge_export_and_inspect(run: TrainSettings, tmp_path: Path) -> None:
     for name, weight in merged_weights(read_file(one)).items():
         assert np.array_equal(dict(unet.named_modules())[name].weight.numpy(), weight.real())
     assert "IntLoRA_MUL, 4 bits" in call("inspect", one)
-    assert "method intlora-mul" in call("inspect", Path(run.output) / ADAPTER_FILE)
     assert json.loads(call("inspect", term, "--json").splitlines()[-1])["kind"] == "IntLoRA term"
 
 
@@ -111,6 +107,88 @@ def test_mistakes_get_one_line(run: TrainSettings, tmp_path: Path) -> None:
         check_settings(replace(run, intlora_ratio="max"))
     with pytest.raises(UserError, match="--method intlora-mul goes with --targets kv or attention"):
         check_settings(replace(run, targets="linear"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"bits": 4}, {"remedies": "none"}, {"intlora_refresh": 5}, {"intlora_symmetric": True}]
+)
+def test_settings_of_integers_are_refused_where_there_are_none(run: TrainSettings, change: dict) -> None:
+    plain = replace(run, method="lora", bits=8)
+    check_settings(plain)
+    (name,) = change
+    with pytest.raises(
+        UserError, match=f"--{name.replace('_', '-')} .*: it is for --method intlora-mul or intlora-shift"
+    ):
+        check_settings(replace(plain, **change))
+
+
+def test_no_output_replaces_what_is_no_output(run: TrainSettings, tmp_path: Path) -> None:
+    adapter, model = tmp_path / "adapter", ("--model", run.model)
+    adapter.write_bytes((Path(run.output) / INTLORA_FILE).read_bytes())
+    (tmp_path / "link").symlink_to(adapter)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "other").write_bytes(adapter.read_bytes())
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    for form in ((), ("--form", "term")):
+        command = "export" if form else "merge"
+        for out, message in (
+            (adapter, "it is the file that is read"),
+            (tmp_path / "link", "it is the file that is read"),
+            (tmp_path / "folder", "it is a folder, but a (term|merged) file is to be written"),
+            (tmp_path / "mine.txt", r"the file there is not replaced \(no IntLoRA file, not (term|merged)\)"),
+            (tmp_path / "other", r"the file there is not replaced \(adapter, not (term|merged)\)"),
+            (tmp_path / "mine.txt" / "below", "nothing can be written in .*mine.txt"),
+        ):
+            with pytest.raises(UserError, match=message):
+                call(command, adapter, "--out", out, *model, *form)
+    with pytest.raises(UserError, match="it is a file, but a pipeline is a folder; give a new one, or --form term"):
+        call("export", adapter, "--out", tmp_path / "mine.txt", *model)
+    with pytest.raises(UserError, match="nothing can be written in .*mine.txt"):
+        call("export", adapter, "--out", tmp_path / "mine.txt" / "below", *model)
+    assert before == {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    call("merge", adapter, "--out", tmp_path / "new" / "merged", *model)
+    call("merge", adapter, "--out", tmp_path / "new" / "merged", *model)
+    call("export", adapter, "--out", tmp_path / "folder", *model)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["merged"]
+    assert not list(tmp_path.glob("*partial*")) and (tmp_path / "folder" / "model_index.json").is_file()
+
+
+def test_a_failed_export_leaves_nothing(run: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object, folder: str) -> None:
+        (Path(folder) / "unet").mkdir(parents=True)
+        raise OSError("no space left")
+
+    monkeypatch.setattr("diffusers.StableDiffusionPipeline.save_pretrained", full)
+    with pytest.raises(OSError, match="no space left"):
+        call("export", Path(run.output) / INTLORA_FILE, "--out", tmp_path / "pipeline", "--model", run.model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_inspect_prints_whole_names_and_the_alpha_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    names = [f"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_{end}" for end in ("k", "v", "[x]")]
+    tensors = {}
+    for name in names:
+        tensors[f"{name}.lora.down.weight"], tensors[f"{name}.lora.up.weight"] = torch.zeros(4, 8), torch.zeros(8, 4)
+    metadata = {SETTINGS_KEY: json.dumps({"rank": 4, "alpha": 0.0, "model": "[/] here"})}
+    save_file(tensors, str(tmp_path / "lora"), metadata=metadata)
+    text = call("inspect", tmp_path / "lora")
+    assert all(f"{name}  " in text or f"{name} " in text for name in names)
+    assert "model [/] here, rank 4, alpha 4" in text
+    save_file({"x.lora.up.weight": torch.tensor(1.0), "x.lora.down.weight": torch.tensor(1.0)}, str(tmp_path / "odd"))
+    assert call("inspect", tmp_path / "odd").startswith("tensors")
+
+
+def test_an_adapter_of_zeros_is_refused(run: TrainSettings, tmp_path: Path) -> None:
+    still = replace(run, output=str(tmp_path / "still"), steps=1, learning_rate=1e-12, precision="float32")
+    trainer = Trainer(still)
+    with torch.no_grad():
+        for name, value in trainer.unet.named_parameters():
+            if ".lora_B." in name:
+                value.zero_()
+    with pytest.raises(UserError, match="the adapter is still all zero after training"):
+        trainer.save()
 
 
 def test_no_remedies_is_the_papers_form(run: TrainSettings) -> None:
