@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -29,23 +29,35 @@ class _Running:
     memory: BoardMemory
     session: Any
     closers: list[Callable[[], None]] = field(default_factory=list)
+    open: bool = True
+    ending: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
-        """Ends everything; in a thread of its own if the garbage collector found the device in the thread that is to be ended."""
-        if self.memory.owner.is_current:
-            threading.Thread(target=self.stop, name="systolora-board-close").start()
+        """Ends everything, in the thread that owns the board, and waits for that. Again, if the wait was interrupted or all is over."""
+        self.open = False
+        owner = self.memory.owner
+        if owner.is_elsewhere:
             return
-        self.queue.close()
-        self.memory.owner.call(self._release)
-        self.memory.owner.close()
-        for function in self.closers:
-            function()
+        owner.post(self._begin_to_end)
+        owner.join()
+        if self.ending is not None and not owner.is_current:
+            self.ending.result()
 
-    def _release(self) -> None:
-        self.session.release()
-        slots = self.memory.pool.drop()
-        if self.memory.health.lost is not None:
-            self.session.device.systolora_kept = [*getattr(self.session.device, "systolora_kept", []), *slots]
+    def _begin_to_end(self) -> None:
+        if self.ending is None:
+            self.ending = asyncio.get_running_loop().create_task(self._end())
+
+    async def _end(self) -> None:
+        try:
+            await self.queue.close()
+            self.session.release()
+            slots = self.memory.pool.drop()
+            if self.memory.health.lost is not None:
+                self.session.device.systolora_kept = [*getattr(self.session.device, "systolora_kept", []), *slots]
+            for function in self.closers:
+                function()
+        finally:
+            self.memory.owner.stop()
 
 
 class BoardDevice(Device):
@@ -63,10 +75,10 @@ class BoardDevice(Device):
         self._regions = ProgramRegions(config)
         self._queue = ProgramQueue(config, session, memory, self._regions)
         self._running = _Running(self._queue, memory, session)
-        self._stop = weakref.finalize(self, self._running.stop)
+        weakref.finalize(self, self._running.stop)
 
     def on_close(self, function: Callable[[], None]) -> None:
-        """Has a function called when the device has been closed."""
+        """Has a function called when the device has been closed, in the thread that owned the board."""
         self._running.closers.append(function)
 
     def allocate(self, nbytes: int, label: str = "") -> BoardBuffer:
@@ -135,10 +147,10 @@ class BoardDevice(Device):
 
         The slots of a board that is lost stay with the pynq device until the process ends: the core may still write to them.
         """
-        self._stop()
+        self._running.stop()
 
     def _require_open(self) -> None:
-        if not self._stop.alive:
+        if not self._running.open:
             raise DeviceError(f"{self.name}: the device is closed; open it again")
         self._memory.health.require()
 

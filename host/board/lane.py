@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from systolora.hls.check import STATUS_BYTES, Region
 from systolora.hls.isa import INSTRUCTION_BYTES
 
-from .buffers import Slot, SlotPool
+from .pool import Slot, SlotPool
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import Any
 from systolora.hls.config import ArrayConfig
 from systolora.libraries import install_advice
 
-from .buffers import BoardMemory, SlotPool
+from .buffers import BoardMemory
 from .cma import read_cma
 from .design import BoardDesign, find_design
 from .device import BoardDevice
 from .errors import BoardOpenError, Health
 from .handshake import check_clock, check_design, check_results, check_root, load_design
 from .lane import Timing
+from .pool import SlotPool
 from .thread import OwnerThread
 
 OLDEST_PYNQ = (3, 0, 1)
@@ -144,8 +145,7 @@ def open_design(design: BoardDesign, device: Any, timing: Timing | None = None) 
         memory = BoardMemory(owner, SlotPool(allocate, lambda: read_cma(device)), Health(f"board {device.name}"))
         board = BoardDevice(design.config, session, memory)
     except BaseException:
-        owner.call(session.release)
-        owner.close()
+        owner.close(session.release)
         raise
     try:
         check_results(board)

@@ -1,11 +1,13 @@
-"""Programs on their way through a board: two in flight, in order, one running while the next one already lies in memory."""
+"""Programs on their way through a board: two in flight, in order, one running while the next one already lies in memory.
+
+All of it happens in the thread that owns the board. A caller hands its program over in one step and then waits; if that wait is
+interrupted, the program runs to its end, and whoever gets its buffers next waits for that.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,10 @@ from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import INSTRUCTION_BYTES
 from systolora.hls.registers import Counters, Status
 from systolora.programs.check import ProgramRegions
-from systolora.sim.functional.device import DeviceError, Program
+from systolora.sim.functional.device import DeviceError, OutOfDeviceMemory, Program
 
 from .buffers import BoardBuffer, BoardMemory
+from .completion import Completion, ProgramFuture
 from .errors import BoardTimeout, describe
 from .lane import Lane, Start, make_lane, write_code
 from .recovery import recover, timeout_report
@@ -26,14 +29,27 @@ if TYPE_CHECKING:
 IN_FLIGHT = 2
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Job:
-    """A program that was submitted."""
+    """A program that was submitted.
+
+    Attributes:
+        future: for the caller. placed: it lies in a lane, or was refused. ended: it no longer needs its buffers.
+        refused: why it got no lane.
+    """
 
     program: Program
     reads: tuple[BoardBuffer, ...]
     writes: tuple[BoardBuffer, ...]
-    future: Future[Status] = field(default_factory=Future)
+    future: ProgramFuture = field(default_factory=ProgramFuture)
+    placed: Completion = field(default_factory=Completion)
+    ended: Completion = field(default_factory=Completion)
+    refused: list[Exception] = field(default_factory=list)
+
+    @property
+    def buffers(self) -> tuple[BoardBuffer, ...]:
+        """What it reads and writes, each once."""
+        return tuple(dict.fromkeys((*self.reads, *self.writes)))
 
 
 class ProgramQueue:
@@ -49,47 +65,71 @@ class ProgramQueue:
         self._health, self._name = memory.health, memory.health.name
         self.counters = Counters()
         self.retries = 0
-        self._room = threading.Semaphore(IN_FLIGHT)
         self._sequence = 0
-        self._jobs: asyncio.Queue[tuple[Job, Start] | None] = memory.owner.call(asyncio.Queue)
-        self._lanes: deque[Lane] = memory.owner.call(self._make_lanes)
-        self._worker = memory.owner.spawn(self._work())
+        self._closing = False
+        self._accepted: deque[Job] = deque()
+        self._lanes: deque[Lane] = deque()
+        memory.call(self._begin)
 
-    def _make_lanes(self) -> deque[Lane]:
-        return deque(make_lane(self._memory.pool, "queue") for _ in range(IN_FLIGHT))
+    def _begin(self) -> None:
+        self._lanes.extend(make_lane(self._memory.pool, "queue") for _ in range(IN_FLIGHT))
+        self._placed: asyncio.Queue[tuple[Job, Start] | None] = asyncio.Queue()
+        self._worker = asyncio.get_running_loop().create_task(self._work())
 
-    def submit(self, job: Job) -> Future[Status]:
+    def submit(self, job: Job) -> ProgramFuture:
         """Queues a program; waits while two are in flight.
 
         Raises:
             BoardLost: if the board is lost.
+            OutOfDeviceMemory: if there is no room for its instructions.
             DeviceError: if it is called from a callback of a program while two are in flight.
         """
         owner = self._memory.owner
-        if not self._room.acquire(blocking=not owner.is_current):
+        if owner.is_current and not self._lanes:
             raise DeviceError(f"{self._name}: two programs are in flight; submit outside of their callbacks")
-        try:
-            with self._memory.exclusive():
-                self._memory.call(self._prepare, job)
-        except BaseException:
-            self._room.release()
-            raise
+        with self._memory.exclusive():
+            self._memory.call(self._accept, job)
+        if not owner.is_current:
+            job.placed.wait()
+        if job.refused:
+            raise job.refused[0]
         return job.future
 
-    def _prepare(self, job: Job) -> None:
+    def _accept(self, job: Job) -> None:
         self._health.require()
+        if self._closing:
+            raise DeviceError(f"{self._name}: the device is closed; open it again")
+        for buffer in job.buffers:
+            buffer.require(
+                self._memory
+            )  # once more: the caller may have been interrupted, and have freed it, before this began
         job.future.set_running_or_notify_cancel()
-        lane = self._lanes.popleft()
         try:
-            self._fit(lane, len(job.program.code))
-            write_code(lane, job.program.code)
-            for buffer in dict.fromkeys((*job.reads, *job.writes)):
-                buffer.hand_over(job.future, buffer in job.writes)
+            for buffer in job.buffers:
+                buffer.hand_over(job.ended, buffer in job.writes)
         except BaseException:
-            self._lanes.append(lane)
+            job.ended.finish()
             raise
-        start = Start(lane, len(job.program.code) // INSTRUCTION_BYTES, self._memory.pool.span, self._next_sequence())
-        self._jobs.put_nowait((job, start))
+        self._accepted.append(job)
+        self._place()
+
+    def _place(self) -> None:
+        """Puts programs into the lanes that are free."""
+        while self._accepted and self._lanes:
+            job, lane = self._accepted.popleft(), self._lanes.popleft()
+            try:
+                self._fit(lane, len(job.program.code))
+                write_code(lane, job.program.code)
+            except Exception as error:
+                self._lanes.append(lane)
+                known = isinstance(error, OutOfDeviceMemory)
+                job.refused.append(error if known else self._health.lose(describe(error), error))
+                self._end(job, job.refused[0])
+            else:
+                count = len(job.program.code) // INSTRUCTION_BYTES
+                start = Start(lane, count, self._memory.pool.span, self._next_sequence())
+                self._placed.put_nowait((job, start))
+            job.placed.finish()
 
     def _fit(self, lane: Lane, nbytes: int) -> None:
         if nbytes > lane.code.size:
@@ -102,7 +142,13 @@ class ProgramQueue:
         return self._sequence
 
     async def _work(self) -> None:
-        while (queued := await self._jobs.get()) is not None:
+        while True:
+            queued = await self._placed.get()
+            if queued is None:
+                if self._placed.empty():
+                    return
+                self._placed.put_nowait(None)  # others came before the queue was closed, and got a lane after it
+                continue
             job, start = queued
             outcome: Status | BaseException
             try:
@@ -112,11 +158,15 @@ class ProgramQueue:
             except Exception as error:
                 outcome = self._health.lose(describe(error), error)
             self._lanes.append(start.lane)
-            self._room.release()
-            if isinstance(outcome, Status):
-                job.future.set_result(outcome)
-            else:
-                job.future.set_exception(outcome)
+            self._end(job, outcome)
+            self._place()
+
+    def _end(self, job: Job, outcome: Status | BaseException) -> None:
+        job.ended.finish()
+        if isinstance(outcome, BaseException):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)
 
     async def _run(self, job: Job, start: Start) -> Status:
         self._health.require()
@@ -159,10 +209,9 @@ class ProgramQueue:
         text = f"{report}; {helped} made the board work again, but what the program should have written is lost"
         raise BoardTimeout(text, registers, index, program.labels.get(index, ""))
 
-    def close(self) -> None:
-        """Waits for the programs in flight and ends."""
-        for _ in range(IN_FLIGHT):
-            self._room.acquire()
-        self._memory.owner.call(self._jobs.put_nowait, None)
-        self._worker.result()
+    async def close(self) -> None:
+        """Accepts no more programs, and waits for those in flight. In the thread that owns the board."""
+        self._closing = True
+        self._placed.put_nowait(None)
+        await self._worker
         self._lanes.clear()

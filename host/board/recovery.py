@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from systolora.hls.isa import INSTRUCTION_BYTES, disassemble
 from systolora.sim.functional.device import Program
 
-from .buffers import SlotPool
 from .lane import Start
+from .pool import SlotPool
 
 if TYPE_CHECKING:
     from .session import Session

@@ -18,9 +18,9 @@ from systolora.hls.design import KERNEL
 from systolora.hls.isa import End, encode
 from systolora.hls.registers import Status
 
-from .buffers import SlotPool
 from .driver import SystoloraCore
 from .lane import Start, Timing, make_lane, write_code
+from .pool import SlotPool
 
 _SHORTEST_POLL = 0.0002
 _LONGEST_POLL = 0.005

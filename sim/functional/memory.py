@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +56,9 @@ class DeviceMemory:
         self.bytes: NDArray[np.uint8] = np.frombuffer(arena, np.uint8)
         self.pointer: int = self.bytes.ctypes.data
         self._holes = Holes(base, self.capacity)
-        self._sizes: dict[int, int] = {}
-        self._returned: deque[int] = deque()
+        self._blocks: dict[int, _Block] = {}
+        self._returned: deque[_Block] = deque()
+        self._whole = True
         self._lent: dict[int, int] = {}
         self._discarded = False
         self._lock = threading.Lock()
@@ -91,22 +93,21 @@ class DeviceMemory:
         size = max(ALIGNMENT, round_up(nbytes, ALIGNMENT))
         with self._lock:
             self._take_back()
+            self._whole = False
             address = self._holes.take(size)
-            if address is None:
-                raise OutOfDeviceMemory(self._full(nbytes, label))
-            self._sizes[address] = size
-            self._in_use += size
-            self._peak = max(self._peak, self._in_use)
-        return ArenaBuffer(self, address, nbytes, label)
+            if address is not None:
+                block = self._blocks[address] = _Block(address, size)
+                self._in_use += size
+                self._peak = max(self._peak, self._in_use)
+            self._whole = True
+        if address is None:
+            raise OutOfDeviceMemory(self._full(nbytes, label))
+        return ArenaBuffer(self, block, nbytes, label)
 
-    def release(self, address: int) -> None:
-        """Gives an allocation back. Safe in a finalizer: if the allocator is at work, it takes the memory back later."""
-        self._returned.append(address)
-        if self._lock.acquire(blocking=False):
-            try:
-                self._take_back()
-            finally:
-                self._lock.release()
+    def release(self, block: _Block) -> None:
+        """Gives an allocation back, for the next one that looks for room; a second time does nothing. Never waits, so it is safe in a
+        finalizer."""
+        self._returned.append(block)
 
     def view(self, address: int, nbytes: int) -> NDArray[np.uint8]:
         """The bytes at a device address, to read and to write.
@@ -152,11 +153,30 @@ class DeviceMemory:
             self._arena.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def _take_back(self) -> None:
+        if not self._whole:
+            self._find_holes()
+        self._whole = False
         while self._returned:
-            address = self._returned.popleft()
-            size = self._sizes.pop(address)
-            self._in_use -= size
-            self._holes.put(address, size)
+            block = self._returned[0]
+            if self._blocks.get(block.address) is block:
+                del self._blocks[block.address]
+                self._in_use -= block.size
+                self._holes.put(block.address, block.size)
+            self._returned.popleft()
+        self._whole = True
+
+    def _find_holes(self) -> None:
+        """Makes the holes anew from what is allocated: an interrupt (Ctrl-C) came in the middle of a change."""
+        holes = Holes(self.base, self.capacity)
+        holes.take(self.capacity)
+        start = self.base
+        for address, block in sorted(self._blocks.items()):
+            if address > start:
+                holes.put(start, address - start)
+            start = address + block.size
+        if start < self.base + self.capacity:
+            holes.put(start, self.base + self.capacity - start)
+        self._holes, self._in_use = holes, sum(block.size for block in self._blocks.values())
 
     def _full(self, nbytes: int, label: str) -> str:
         what = f" for {label}" if label else ""
@@ -167,12 +187,21 @@ class DeviceMemory:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """An allocation. Each is an object of its own, so that giving it back twice is not giving back what lies there by then."""
+
+    address: int
+    size: int
+
+
 class ArenaBuffer(Buffer):
     """A buffer of a `DeviceMemory`."""
 
-    def __init__(self, memory: DeviceMemory, address: int, nbytes: int, label: str) -> None:
+    def __init__(self, memory: DeviceMemory, block: _Block, nbytes: int, label: str) -> None:
         self._memory = memory
-        self.address = address
+        self._block = block
+        self.address = block.address
         self.nbytes = nbytes
         self.label = label
         self._alive = True
@@ -193,8 +222,8 @@ class ArenaBuffer(Buffer):
         """See `Buffer.free`. Raises BufferMisuseError if it was freed before."""
         if not self._alive:
             raise BufferMisuseError(f"{self._name} was freed twice; free each buffer once")
+        self._memory.release(self._block)
         self._alive = False
-        self._memory.release(self.address)
 
     def lend(self) -> None:
         """Marks the bytes as in use by the host: they outlive the closing of the device. See `DeviceMemory.lend`."""

@@ -84,8 +84,8 @@ class MemoryDevice(Device):
         for buffer in (*program.reads, *program.writes):
             check_buffer(buffer, self.memory)
         if size > self._program.nbytes:
-            self._program.free()
-            self._program = self.memory.allocate(2 * size, "program")
+            smaller, self._program = self._program, self.memory.allocate(2 * size, "program")
+            smaller.free()
         self._program.write()[:size] = np.frombuffer(program.code, np.uint8)
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         status = self._start(program, size // INSTRUCTION_BYTES)

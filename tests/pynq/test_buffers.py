@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from systolora.board.buffers import slot_size
+from systolora.board.pool import slot_size
 from systolora.emulated_board.hardware import BoardOptions
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import End, Gemm, Result, encode_program

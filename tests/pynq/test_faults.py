@@ -226,7 +226,7 @@ def test_a_cache_that_stops_being_flushed_is_an_error_not_a_wrong_number(open_bo
     device = open_board(faults=faults, **TIMES)
     check_works(device, 0)
     trial = make_trial(device, 1)
-    faults.missing_flush = 1
+    faults.missing_flush = ALWAYS
     with pytest.raises(DeviceError):
         device.run(trial.program)
 

@@ -1,0 +1,1 @@
+"""What an interrupt (Ctrl-C, the stop button of Jupyter) leaves behind."""
