@@ -8,15 +8,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from .options import Json
+from .options import CommandGroup, GroupedCommand, Json, make_console, print_table
 
 if TYPE_CHECKING:
     from systolora.bench.step import WayResult
 
-bench = typer.Typer(help="Measure speed and memory next to torch.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Measure speed and memory next to torch.", no_args_is_help=True, rich_markup_mode=None, cls=CommandGroup
+)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -24,7 +25,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(bench, name="bench")
 
 
-@bench.command()
+@bench.command(cls=GroupedCommand)
 def emulator(
     model: Annotated[str, typer.Option(help="Model whose step's GEMMs are measured.")] = "sd15",
     resolution: Annotated[int, typer.Option(help="Pixels; 0 is the model's own.")] = 0,
@@ -54,8 +55,8 @@ def emulator(
             f"{row.ratio:.2f}",
             f"{row.spread['emulator']:.0%}",
         )
-    console = Console(stderr=json)
-    console.print(table)
+    console = make_console(json)
+    print_table(console, table)
     console.print(f"share of the peak at 4096 x 1280 x 1280: {100 * result.share_of_peak:.0f} %")
     console.print(f"slowest next to torch int8: {result.worst_ratio:.2f} of its speed")
     console.print(f"quantize, multiply, dequantize at 4096 x 320 x 320: {result.layer_ratio:.2f} x bfloat16's time")
@@ -65,7 +66,7 @@ def emulator(
         print(jsonlib.dumps(found))
 
 
-@bench.command()
+@bench.command(cls=GroupedCommand)
 def step(
     model: Annotated[str, typer.Option(help="Model: sd15, sd21.")] = "sd15",
     resolution: Annotated[int, typer.Option(help="Pixels; 0 is the model's own.")] = 0,
@@ -93,13 +94,13 @@ def step(
     for way, result in results.items():
         spread = (result.median_seconds, min(result.seconds), max(result.seconds), figures[f"{way}_cpu_seconds"])
         table.add_row(way, *(f"{value:.2f}" for value in spread), f"{result.peak_bytes / 1e6:,.0f}")
-    console = Console(stderr=json)
-    console.print(table)
+    console = make_console(json)
+    print_table(console, table)
     for name, value in figures.items():
         if "ratio" in name:
             console.print(f"INT8, {name.replace('_', ' ')}: {value:.2f}")
     if profile:
-        console.print(_share_table(results))
+        print_table(console, _share_table(results))
     if json:
         print(jsonlib.dumps(figures))
 

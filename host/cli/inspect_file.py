@@ -110,9 +110,10 @@ def _lora(
     if SETTINGS_KEY in metadata:
         try:
             settings = json.loads(metadata[SETTINGS_KEY])
+            settings["alpha"] = settings.get("alpha") or settings.get("rank", "?")  # 0 means the rank
             kept = ("model", "targets", "rank", "alpha", "steps", "learning_rate", "precision", "method", "seed")
             facts["trained with"] = ", ".join(f"{key} {settings[key]}" for key in kept if key in settings)
-        except (json.JSONDecodeError, TypeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             facts["trained with"] = "(its header cannot be read)"
     ups = {name: shape for name, shape in shapes.items() if name.endswith(_UP)}
     layers = []

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import INSTRUCTION_BYTES, End, Gemm, Instruction, Quantize
@@ -20,6 +19,9 @@ from .columns import GemmColumns
 from .quantize_times import quantize_time
 from .tile_times import BOTH, FULL, LAST, Machine, TileTimes
 from .unit_times import Transfer, fetch_clocks
+
+TRACE_MARK = b'{"otherData": {"made_by": "systolora simulate"}'
+"""How every trace begins."""
 
 TRACKS = ("instruction", "load input", "load weight", "array", "epilogue and store")
 """The rows of a trace, from top to bottom."""
@@ -161,8 +163,8 @@ def _quantize_events(machine: Machine, op: Quantize, index: int, clock: int) -> 
             clock += clocks
 
 
-def write_trace(path: Path, config: ArrayConfig, events: Sequence[Event]) -> None:
-    """Writes events as a Chrome trace (JSON object format), which ui.perfetto.dev and chrome://tracing open; 1 us is 1 us."""
+def render_trace(config: ArrayConfig, events: Sequence[Event]) -> str:
+    """Events as a Chrome trace (JSON object format), which ui.perfetto.dev and chrome://tracing open; 1 us is 1 us."""
     head = [
         {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": track}}
         for tid, track in enumerate(TRACKS)
@@ -179,4 +181,5 @@ def write_trace(path: Path, config: ArrayConfig, events: Sequence[Event]) -> Non
         }
         for event in events
     ]
-    path.write_text(json.dumps({"traceEvents": head + body, "displayTimeUnit": "ns"}))
+    made_by = {"made_by": "systolora simulate"}
+    return json.dumps({"otherData": made_by, "traceEvents": head + body, "displayTimeUnit": "ns"})
