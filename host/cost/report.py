@@ -56,7 +56,7 @@ def _row(cost: GemmCost) -> dict[str, Any]:
 
 
 def _millions(cycles: float) -> str:
-    return f"{cycles / 1e6:,.3g} M"
+    return f"{cycles / 1e6:,.0f} M" if cycles >= 1e9 else f"{cycles / 1e6:.3g} M"
 
 
 def _policies(simulation: Simulation) -> str:
