@@ -15,7 +15,7 @@ LARGEST_SEED = 2**32 - 1
 """What every random generator below takes."""
 
 _LARGEST_TEXT = 60
-_LARGEST_BITS = 64
+_LARGEST_BITS = 1024
 """No whole number of a setting is longer; Python would not even print one of a million digits."""
 
 

@@ -113,7 +113,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a path or a sign that this terminal cannot show
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="systolora")
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(_complain("stopped", 130))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,8 @@ bench = typer.Typer(
     help="Measure speed and memory next to torch.", no_args_is_help=True, rich_markup_mode=None, cls=CommandGroup
 )
 
+_MOST_BYTES = 1 << 33
+
 
 def add_commands(app: typer.Typer) -> None:
     """Adds this module's commands to the command line."""
@@ -28,10 +31,10 @@ def add_commands(app: typer.Typer) -> None:
 @bench.command(cls=GroupedCommand)
 def emulator(
     model: Annotated[str, typer.Option(help="Model whose step's GEMMs are measured.")] = "sd15",
-    resolution: Annotated[int, typer.Option(help="Pixels; 0 is the model's own.")] = 0,
+    resolution: Annotated[int, typer.Option(min=0, max=16_384, help="Pixels; 0 is the model's own.")] = 0,
     shape: Annotated[list[str] | None, typer.Option(help="Measure these instead: MxNxK; may be repeated.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds, in which all take turns.")] = 5,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds, in which all take turns.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, max=4096, help="CPU threads; 0 leaves it to torch.")] = 0,
     json: Json = False,
 ) -> None:
     """Integer products of a training step on the emulator's core, next to torch's INT8, bfloat16 and float32."""
@@ -69,11 +72,13 @@ def emulator(
 @bench.command(cls=GroupedCommand)
 def step(
     model: Annotated[str, typer.Option(help="Model: sd15, sd21.")] = "sd15",
-    resolution: Annotated[int, typer.Option(help="Pixels; 0 is the model's own.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1,
-    rank: Annotated[int, typer.Option(min=1, help="Of the adapter on cross-attention key and value.")] = 4,
-    repeats: Annotated[int, typer.Option(min=1, help="Steps that count, after one that does not.")] = 3,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each process; 0 leaves it to torch.")] = 0,
+    resolution: Annotated[int, typer.Option(min=0, max=16_384, help="Pixels; 0 is the model's own.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Pictures.")] = 1,
+    rank: Annotated[int, typer.Option(min=1, max=8192, help="Of the adapter on cross-attention key and value.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Steps that count, after one that does not.")] = 3,
+    threads: Annotated[
+        int, typer.Option(min=0, max=4096, help="CPU threads of each process; 0 leaves it to torch.")
+    ] = 0,
     ways: Annotated[str, typer.Option(help="Which to run: int8, bf16, fp32, torchao.")] = "int8,bf16,fp32,torchao",
     checkpointing: Annotated[bool, typer.Option(help="Gradient checkpointing, in all of them.")] = False,
     attention_products: Annotated[bool, typer.Option(help="INT8: also q k^T and p v on the device.")] = False,
@@ -120,9 +125,12 @@ def _shapes(model: str, resolution: int, given: list[str]) -> dict[tuple[int, in
     shapes: dict[tuple[int, int, int], int] = {}
     for text in given:
         parts = text.lower().split("x")
-        if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+        if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,9}", part) and int(part) for part in parts):
             raise UserError(f"--shape {text!r}: expected MxNxK, such as 4096x1280x1280")
-        shapes[int(parts[0]), int(parts[1]), int(parts[2])] = 1
+        m, n, k = map(int, parts)
+        if m * k + k * n + 4 * m * n > _MOST_BYTES:
+            raise UserError(f"--shape {text}: its matrices are larger than {_MOST_BYTES >> 30} GiB")
+        shapes[m, n, k] = 1
     if shapes:
         return shapes
     for distinct in trace_workload(model, StepOptions(targets="all", resolution=resolution)).gemms:
