@@ -55,7 +55,7 @@ def pretrain(config: PretrainConfig, out: Path, report: Report = print) -> Pretr
     """
     folder = Path(out) / "sprite_pipeline"
     if folder.exists():
-        raise UserError(f"--out {out}: there is a sprite_pipeline in it; give another folder")
+        raise UserError(f"--out {out}: its sprite_pipeline exists already; give another folder")
     claim_folder(Path(out), "systolora.demo.pretrain")
     started = time.process_time()
     # With words that it cannot know, the text encoder learns that an unknown word is some shape and leaves the
