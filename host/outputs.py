@@ -50,7 +50,7 @@ def check_folder(folder: Path, maker: str, option: str = "--out") -> None:
             raise UserError(f"{option} {folder}: it is a file; give a folder")
         if folder.is_dir() and any(folder.iterdir()) and _maker(folder) != maker:
             raise UserError(
-                f"{option} {folder}: it holds files that '{maker}' did not make, and they are not touched; "
+                f"{option} {folder}: the folder is not empty: it holds files that '{maker}' did not make, and they are not touched; "
                 "give a new or an empty folder"
             )
         _try_writing(folder)

@@ -123,5 +123,5 @@ def intlora(
     settings = ExperimentSettings(out, seeds, steps, quick, cached, workers)
     table = run_experiment(settings, lambda line: console.print(line, soft_wrap=True, highlight=False))
     if page is not None:
-        update_page(page, table.read_text())
+        update_page(page, table.read_text(encoding="utf-8"))
     print(page or table)

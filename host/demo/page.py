@@ -69,12 +69,13 @@ def write_page(folder: Path, findings: DemoFindings) -> Path:
         rows.append((prompt, row))
     shown = np.concatenate([pictures[: len(findings.prompts)] for pictures in findings.pictures.values()])
     tile_pictures(shown, columns=len(findings.prompts)).save(folder / "grid.png")
-    template = files("systolora.demo").joinpath("templates/demo.html").read_text()
+    template = files("systolora.demo").joinpath("templates/demo.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page = folder / "index.html"
-    page.write_text(environment.from_string(template).render(findings=findings, rows=rows, result=findings.result))
+    text = environment.from_string(template).render(findings=findings, rows=rows, result=findings.result)
+    page.write_text(text, encoding="utf-8")
     return page
 
 

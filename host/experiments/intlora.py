@@ -18,6 +18,7 @@ from systolora.demo.sampling import load_sprite_pipeline
 from systolora.demo.settings import DemoSettings
 from systolora.demo.sprites import BASE_SHAPES, SpriteSet, make_sprites, write_image_folder
 from systolora.device import open_device
+from systolora.errors import UserError
 from systolora.files import write_atomically
 from systolora.intlora.settings import METHODS, RATIOS, REMEDIES, IntLoraSettings
 from systolora.libraries import quiet_libraries
@@ -73,7 +74,10 @@ def run_experiment(settings: ExperimentSettings, report: Callable[[str], None]) 
     made: dict[Cell, list[Row]] = {}
 
     def note(cell: Cell) -> None:
-        made[cell] = [Row(**values) for values in json.loads(paths[cell].read_text())]
+        try:
+            made[cell] = [Row(**values) for values in json.loads(paths[cell].read_text(encoding="utf-8"))]
+        except (ValueError, TypeError):
+            raise UserError(f"{paths[cell]}: it is damaged; remove it, and it is trained again") from None
         for row in made[cell]:
             report(
                 f"{len(made)}/{len(cells)} {row.setting} {row.label}, seed {row.seed}: concept {row.concept:.2f}, "

@@ -31,6 +31,7 @@ _DATA, _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
 )
 """Headings of the help."""
 
+INTLORA_METHODS = ("intlora-mul", "intlora-shift")
 _MOST_STEPS = 10**9
 
 
@@ -120,7 +121,7 @@ class TrainSettings:
         "lora",
         "lora, or IntLoRA's integer weights: intlora-mul, intlora-shift (docs/intlora.md)",
         group=_ADAPTER,
-        choices=("lora", "intlora-mul", "intlora-shift"),
+        choices=("lora", *INTLORA_METHODS),
     )
     bits: int = setting(
         8,
@@ -214,6 +215,8 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         UserError: naming the first setting that is not.
         ConfigError: for a board that there is not.
     """
+    if settings.method in INTLORA_METHODS:
+        _ = settings.intlora  # refuses what is not allowed
     check_rules(settings)
     if settings.board:
         board_config(settings.board)
@@ -221,8 +224,6 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         _check_emulated(settings)
     if settings.method != "lora" and settings.targets in ("linear", "all"):
         raise UserError(f"--method {settings.method} goes with --targets kv or attention")
-    if settings.method != "lora":
-        _ = settings.intlora  # refuses what is not allowed
     return settings
 
 

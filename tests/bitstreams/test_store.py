@@ -82,9 +82,9 @@ def test_fetch_from_a_folder(tmp_path: Path) -> None:
 def test_fetch_over_http_replaces_an_older_one(tmp_path: Path, server: str) -> None:
     publish(tmp_path / "www")
     old = tmp_path / "cache/kv260"
-    publish(tmp_path / "cache", files=(FileEntry("stale.bit", hashlib.sha256(b"old").hexdigest(), 3),))
-    for name in CONTENT:
-        (old / name).unlink()
+    listed = publish(tmp_path / "cache")
+    stale = FileEntry("stale.bit", hashlib.sha256(b"old").hexdigest(), 3)
+    (old / "manifest.json").write_text(render_manifest(replace(listed, files=(*listed.files, stale))))
     (old / "stale.bit").write_bytes(b"old")
     assert verify(fetch("kv260", server, tmp_path / "cache")) == []
     assert not (old / "stale.bit").exists()

@@ -70,8 +70,8 @@ train --model [/x] --output [x]                  | --model [/x]: there is no suc
 train --model file                               | file
 train extra                                      | extra
 train --data nowhere                             | nowhere
-demo --out foreign                               | --out foreign: it holds files that 'systolora demo' did not make
-demo --out .                                     | --out .: it holds files
+demo --out foreign                               | --out foreign: the folder is not empty: it holds files that 'systolora demo' did not make
+demo --out .                                     | --out .: the folder is not empty
 demo --out file                                  | --out file: it is a file; give a folder
 demo --out file/below                            | --out file/below: it cannot be written
 demo --out LONG                                  | it cannot be written: File name too long
@@ -109,7 +109,7 @@ simulate --trace file                            | --trace file: systolora did n
 simulate --trace /proc/nowhere/x                 | --trace /proc/nowhere/x: it cannot be written
 generate                                         | Missing option '--out'
 generate --out foreign                           | 'systolora generate' did not make
-generate --out .                                 | --out .: it holds files
+generate --out .                                 | --out .: the folder is not empty
 generate --out file                              | --out file: it is a file
 generate --out file/below                        | --out file/below: it cannot be written
 generate --out /proc/nowhere                     | --out /proc/nowhere: it cannot be written
@@ -147,7 +147,7 @@ merge broken.safetensors --out /dev/null         | it is no ordinary file
 export broken.safetensors --model pipeline --form x --out new | --form 'x': allowed are term, diffusers
 export broken.safetensors --model pipeline --form term --out foreign | --out foreign: it is a folder
 export broken.safetensors --model pipeline --form term --out file | systolora did not write that file
-export broken.safetensors --model pipeline --out foreign | --out foreign: it holds files
+export broken.safetensors --model pipeline --out foreign | --out foreign: the folder is not empty: it holds files
 export broken.safetensors --model pipeline --out file | --out file: it is a file
 inspect nowhere                                  | nowhere: there is no such file
 inspect broken.safetensors                       | broken.safetensors: it is no readable safetensors file
@@ -159,7 +159,7 @@ bench emulator --repeats 0                       | --repeats
 bench step --rank DIGITS                         | --rank
 bench step --threads -1                          | --threads
 experiment intlora --seeds 0                     | --seeds
-experiment intlora --out foreign                 | --out foreign: it holds files
+experiment intlora --out foreign                 | --out foreign: the folder is not empty: it holds files
 experiment intlora --page nowhere                | --page nowhere: there is no such file
 experiment intlora --workers 1000000             | --workers
 trian                                            | Did you mean 'train'?
