@@ -111,6 +111,8 @@ def load_manifest(folder: Path) -> Manifest:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ManifestError(f"{file}: {error.strerror}; fetch or build the bitstream first") from None
+    except UnicodeDecodeError:
+        raise ManifestError(f"{file}: it is no UTF-8 text; fetch or build the bitstream again") from None
     return parse_manifest(text, str(file))
 
 

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO
 
-from .manifest import MANIFEST, FileEntry, Manifest, load_manifest, parse_manifest
+from .manifest import MANIFEST, FileEntry, Manifest, ManifestError, load_manifest, parse_manifest
 
 PACKAGE = Path(__file__).resolve().parent
 """Folders that come with the package: one for each board, emulated until a bitstream was built."""
@@ -83,9 +83,11 @@ def fetch(board: str, source: str, cache: Path, fingerprint: str = "") -> Path:
         fingerprint: that the bitstream must have, if given.
 
     Raises:
-        FetchError: if something is missing, differs from the manifest, or was never built.
+        FetchError: if something is missing, differs from the manifest, or was never built; if the cache cannot be written, or holds
+            under the board's name anything but a bitstream's files.
         ManifestError: if the manifest is not valid.
     """
+    _require_ours(cache / board)
     with tempfile.TemporaryDirectory(prefix=f".{board}-", dir=_made(cache)) as temporary:
         folder = Path(temporary) / board
         folder.mkdir()
@@ -104,8 +106,26 @@ def fetch(board: str, source: str, cache: Path, fingerprint: str = "") -> Path:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FetchError(f"{folder}: it cannot be written: {error.strerror or error}; give another --cache") from None
     return folder
+
+
+def _require_ours(folder: Path) -> None:
+    """Raises FetchError for a folder that holds anything but a manifest and the files that it lists: it would be replaced."""
+    if not os.path.lexists(folder):
+        return
+    listed = set()
+    if folder.is_dir() and not folder.is_symlink():
+        try:
+            listed = {MANIFEST, *(entry.name for entry in load_manifest(folder).files)}
+        except ManifestError:  # missing, or not ours
+            listed = set()
+        if all(file.relative_to(folder).as_posix() in listed for file in folder.rglob("*") if not file.is_dir()):
+            return
+    raise FetchError(f"{folder}: it holds files of no bitstream, and they are not touched; give another --cache")
 
 
 def _require(manifest: Manifest, board: str, source: str, fingerprint: str) -> None:

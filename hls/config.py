@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from math import gcd
+from math import gcd, inf
 
 HARDWARE_REVISION = 1
 """Raised whenever the generated hardware changes its behaviour; part of the fingerprint."""
@@ -127,32 +128,58 @@ def _check(config: ArrayConfig) -> None:
         raise ConfigError(
             f"bus_bytes = {config.bus_bytes}: allowed are 4, 8, 16, 32 and 64 (16 is the width of a PS port)"
         )
-    memories = {
-        "input_bytes": (config.rows, 1),
-        "weight_bytes": (config.cols, 1),
-        "output_bytes": (config.cols, ACCUMULATOR_BYTES),
-    }
-    for name, (lanes, element_bytes) in memories.items():
-        value = getattr(config, name)
-        word = element_bytes * lanes
-        # A tile of bus_bytes x bus_bytes must fit one half, or a GEMM that is larger could not be tiled at all.
-        least = 2 * word * max(16, -(-config.bus_bytes // lanes) * config.bus_bytes)
-        if value < least or value % (2 * word):
-            raise ConfigError(
-                f"{name} = {value}: two halves of whole words are needed, a multiple of {2 * word} and at least {least}; "
-                f"the next larger is {max(least, -(-value // (2 * word)) * 2 * word)}"
-            )
-        if value // (2 * word) > MAX_MEMORY_WORDS:
-            raise ConfigError(
-                f"{name} = {value}: one half holds at most {MAX_MEMORY_WORDS} words; "
-                f"give at most {2 * word * MAX_MEMORY_WORDS}"
-            )
+    faults = [
+        fault
+        for name, (unit, least) in _memory_units(config.rows, config.cols, config.bus_bytes).items()
+        if (fault := _memory_fault(name, getattr(config, name), unit, least))
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults))
     if not 1 <= config.clock_mhz <= 1000:
         raise ConfigError(f"clock_mhz = {config.clock_mhz}: allowed are 1 to 1000")
-    if config.dram_gbps <= 0:
-        raise ConfigError(f"dram_gbps = {config.dram_gbps}: it must be positive")
+    if not 0 < config.dram_gbps < inf:
+        raise ConfigError(f"dram_gbps = {config.dram_gbps}: it must be positive and finite")
     if not 1 <= config.max_instructions <= 2**24:
         raise ConfigError(f"max_instructions = {config.max_instructions}: allowed are 1 to {2**24}")
+
+
+def _memory_units(rows: int, cols: int, bus_bytes: int) -> dict[str, tuple[int, int]]:
+    """Of each memory: bytes of two words, one in each half, and the least bytes that it may have."""
+    units = {}
+    for name, lanes, element in (("input", rows, 1), ("weight", cols, 1), ("output", cols, ACCUMULATOR_BYTES)):
+        unit = 2 * element * lanes
+        # A tile of bus_bytes x bus_bytes must fit one half, or a GEMM that is larger could not be tiled at all.
+        units[f"{name}_bytes"] = (unit, unit * max(16, -(-bus_bytes // lanes) * bus_bytes))
+    return units
+
+
+def _memory_fault(name: str, value: int, unit: int, least: int) -> str:
+    if value < least or value % unit:
+        return (
+            f"{name} = {value}: two halves of whole words are needed, a multiple of {unit} and at least {least}; "
+            f"the next larger is {max(least, -(-value // unit) * unit)}"
+        )
+    if value // unit > MAX_MEMORY_WORDS:
+        return (
+            f"{name} = {value}: one half holds at most {MAX_MEMORY_WORDS} words; give at most {unit * MAX_MEMORY_WORDS}"
+        )
+    return ""
+
+
+def fitted_config(base: ArrayConfig, changes: Mapping[str, object]) -> ArrayConfig:
+    """`base` with changes, and with memories that those do not name cut to whole words of the array that results.
+
+    Raises:
+        ConfigError: for a change that is not allowed.
+    """
+    size = [changes.get(name, getattr(base, name)) for name in ("rows", "cols", "bus_bytes")]
+    if not all(isinstance(value, int) and 0 < value <= MAX_MEMORY_WORDS for value in size):
+        return base.with_changes(**changes)
+    fitted: dict[str, object] = {}
+    for name, (unit, least) in _memory_units(*size).items():  # type: ignore[arg-type]
+        whole = getattr(base, name) // unit * unit
+        fitted[name] = min(max(whole, least), unit * MAX_MEMORY_WORDS)
+    return base.with_changes(**{**fitted, **changes})
 
 
 _KB = 1024

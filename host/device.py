@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from systolora.hls.config import ArrayConfig
+from systolora.hls.config import ArrayConfig, board_config
 from systolora.libraries import install_advice
 from systolora.sim.functional.device import Device
 
@@ -37,16 +37,20 @@ def open_device(
         options: of the backend, such as `capacity_bytes` for emulator and csim.
 
     Raises:
-        BackendError: for an unknown backend, or one that is not installed; the text says how to get it.
+        BackendError: for an unknown backend, one that is not installed (the text says how to get it), or two accelerators at once.
     """
     if backend not in BACKENDS:
         raise BackendError(f"backend {backend!r}: there are {', '.join(BACKENDS)}")
     if emulated_board and backend != "board":
         raise BackendError(f"emulated_board = {emulated_board!r} goes with backend 'board', not {backend!r}")
+    if emulated_board and config is not None and config != board_config(emulated_board):
+        raise BackendError(
+            f"emulated_board = {emulated_board!r} and a configuration of another accelerator: give one of them"
+        )
     module, opener, remedy = BACKENDS[backend]
     if emulated_board:
         module, opener = "systolora.emulated_board.opening", "open_emulated_board"
-        options = {"board": config or emulated_board, **options}
+        options = {"board": emulated_board, **options}
     elif config is not None:
         options = {"config": config, **options}
     try:

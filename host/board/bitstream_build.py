@@ -10,6 +10,7 @@ from systolora.bitstreams.manifest import Manifest
 from systolora.bitstreams.store import PACKAGE
 from systolora.hls.config import ArrayConfig
 from systolora.hls.generate import write_project
+from systolora.outputs import PROJECT_MAKER, claim_folder
 from systolora.sim.csim.golden import write_golden
 
 from .bitstream_files import BuildError, record_build
@@ -23,10 +24,12 @@ def build_bitstream(config: ArrayConfig, project: Path, results: Path | None = N
         results: what an earlier build left; nothing is built then, only checked and taken over.
 
     Raises:
+        UserError: if the project's folder holds what was not generated.
         BuildError: if a vendor tool is missing, the build fails, or its results do not fit the configuration.
     """
     if results is None:
         _require_tools(config)
+        claim_folder(project, PROJECT_MAKER)
         write_project(config, project)
         write_golden(config, project)
         done = subprocess.run(["./build.sh", "all"], cwd=project, check=False)

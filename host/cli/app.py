@@ -5,30 +5,51 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from systolora.cost.settings import SimulateSettings
+from systolora.demo.settings import DemoSettings
+from systolora.errors import describe_error, printable
 from systolora.libraries import install_advice
-from systolora.training.settings import TrainSettings, check_settings, load_settings_file, merge_settings
+from systolora.training.settings import TrainSettings, read_settings
 
 from .bench import add_commands as add_bench_commands
 from .hardware import add_commands as add_hardware_commands
 from .intlora import add_commands as add_intlora_commands
-from .options import Json, options_from
+from .options import CommandGroup, GroupedCommand, Json, make_console, options_from
 
+# Plain help: Rich's takes "[default: 4]" for markup, cuts long names at 80 columns, and draws frames that not every terminal has.
 app = typer.Typer(
     name="systolora",
     help="INT8 LoRA training of diffusion models on an FPGA systolic array, or bit for bit in software.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    cls=CommandGroup,
 )
 
 
-@app.command()
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"systolora {version('systolora')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """INT8 LoRA training of diffusion models on an FPGA systolic array, or bit for bit in software."""
+
+
+@app.command(cls=GroupedCommand)
 @options_from(TrainSettings)
 def train(
     *,
@@ -37,50 +58,37 @@ def train(
     **given: Any,
 ) -> None:
     """Fine-tune a Stable Diffusion pipeline with LoRA; GEMMs of the adapted layers run in INT8 on the device."""
-    settings = TrainSettings()
-    if config:
-        settings = merge_settings(settings, load_settings_file(config), f"--config {config}")
-    settings = check_settings(merge_settings(settings, given, "command line"))
+    settings = read_settings(config, given)
     from .train import run_training
 
     run_training(settings, json)
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the adapter, pictures and page.")] = Path("demo-out"),
-    steps: Annotated[int, typer.Option(help="Training steps of each of the two runs.")] = 0,
-    backend: Annotated[str, typer.Option(help="Device of the INT8 run: emulator, csim, board.")] = "emulator",
-    seed: Annotated[int, typer.Option(help="Seed of both runs.")] = 0,
-    targets: Annotated[
-        str, typer.Option(help="Layers that run on the device: kv, attention, linear, all.")
-    ] = "attention",
-    json: Json = False,
-) -> None:
+@app.command(cls=GroupedCommand)
+@options_from(DemoSettings)
+def demo(*, json: Json = False, **given: Any) -> None:
     """Teach the built-in demo model a new concept twice, in INT8 and in float32, and compare. No network, no hardware."""
-    from systolora.demo.run import DemoSettings, run_demo
+    from systolora.demo.run import run_demo
 
-    result = run_demo(
-        DemoSettings(out=out, steps=steps, backend=backend, seed=seed, targets=targets), Console(stderr=json)
-    )
+    result = run_demo(DemoSettings(**given), make_console(json))
     if json:
         print(jsonlib.dumps(result.as_dict()))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def doctor(json: Json = False) -> None:
     """Say what is installed, which devices can be opened, what is missing and how to get it."""
     from .doctor import diagnose, print_findings
 
     findings = diagnose()
-    print_findings(findings, Console(stderr=json))
+    print_findings(findings, make_console(json))
     if json:
         print(jsonlib.dumps([finding.as_dict() for finding in findings]))
     if any(finding.needed and not finding.good for finding in findings):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @options_from(SimulateSettings)
 def simulate(*, json: Json = False, **given: Any) -> None:
     """Cycles, stalls, traffic and energy of one training step, for each dataflow and for the best of each GEMM."""
@@ -95,22 +103,51 @@ add_intlora_commands(app)
 
 
 def main() -> None:
-    """Entry point: the project's own errors end in one line on standard error and exit code 2, Ctrl-C in 130."""
+    """Entry point: a mistake of the user or the machine ends in one line on standard error and exit code 2, Ctrl-C in 130.
+
+    With SYSTOLORA_TRACEBACK=1 in the environment the traceback comes too.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a path or a sign that this terminal cannot show
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False, prog_name="systolora")
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(_complain("stopped", 130))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        sys.exit(1)
     except ModuleNotFoundError as error:
         sys.exit(_complain(f"the Python package {error.name!r} is not installed: {install_advice('train')}"))
     except Exception as error:
-        if not type(error).__module__.startswith("systolora."):
-            raise
-        sys.exit(_complain(str(error)))
+        sys.exit(_ended_by(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _ended_by(error: Exception) -> int:
+    """Prints the line of an error and gives the exit code.
+
+    Raises:
+        Exception: the error itself, if it is a fault of the program.
+    """
+    if type(error).__name__ == "Abort":  # older typers' Ctrl-C
+        return _complain("stopped", 130)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]
+        return 2
+    if hasattr(error, "format_message"):  # what typer refuses; newer ones carry a click of their own
+        place = getattr(error.ctx, "command_path", "systolora") if hasattr(error, "ctx") else "systolora"
+        return _complain(f"{error.format_message()} ({place} --help lists what there is)")
+    text = describe_error(error)
+    if text is None or os.environ.get("SYSTOLORA_TRACEBACK") == "1":
+        raise error
+    return _complain(text)
 
 
 def _complain(text: str, code: int = 2) -> int:
-    print(f"systolora: {text}", file=sys.stderr)
+    print(f"systolora: {printable(text)}", file=sys.stderr)
     return code

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json as jsonlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from .options import Json
+from .options import CommandGroup, GroupedCommand, Json, make_console, print_table
 
 if TYPE_CHECKING:
     from systolora.bench.step import WayResult
 
-bench = typer.Typer(help="Measure speed and memory next to torch.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Measure speed and memory next to torch.", no_args_is_help=True, rich_markup_mode=None, cls=CommandGroup
+)
+
+_MOST_BYTES = 1 << 33
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -24,13 +28,13 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(bench, name="bench")
 
 
-@bench.command()
+@bench.command(cls=GroupedCommand)
 def emulator(
     model: Annotated[str, typer.Option(help="Model whose step's GEMMs are measured.")] = "sd15",
-    resolution: Annotated[int, typer.Option(help="Pixels; 0 is the model's own.")] = 0,
+    resolution: Annotated[int, typer.Option(min=0, max=16_384, help="Pixels; 0 is the model's own.")] = 0,
     shape: Annotated[list[str] | None, typer.Option(help="Measure these instead: MxNxK; may be repeated.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds, in which all take turns.")] = 5,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds, in which all take turns.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, max=4096, help="CPU threads; 0 leaves it to torch.")] = 0,
     json: Json = False,
 ) -> None:
     """Integer products of a training step on the emulator's core, next to torch's INT8, bfloat16 and float32."""
@@ -54,8 +58,8 @@ def emulator(
             f"{row.ratio:.2f}",
             f"{row.spread['emulator']:.0%}",
         )
-    console = Console(stderr=json)
-    console.print(table)
+    console = make_console(json)
+    print_table(console, table)
     console.print(f"share of the peak at 4096 x 1280 x 1280: {100 * result.share_of_peak:.0f} %")
     console.print(f"slowest next to torch int8: {result.worst_ratio:.2f} of its speed")
     console.print(f"quantize, multiply, dequantize at 4096 x 320 x 320: {result.layer_ratio:.2f} x bfloat16's time")
@@ -65,14 +69,16 @@ def emulator(
         print(jsonlib.dumps(found))
 
 
-@bench.command()
+@bench.command(cls=GroupedCommand)
 def step(
     model: Annotated[str, typer.Option(help="Model: sd15, sd21.")] = "sd15",
-    resolution: Annotated[int, typer.Option(help="Pixels; 0 is the model's own.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures.")] = 1,
-    rank: Annotated[int, typer.Option(min=1, help="Of the adapter on cross-attention key and value.")] = 4,
-    repeats: Annotated[int, typer.Option(min=1, help="Steps that count, after one that does not.")] = 3,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each process; 0 leaves it to torch.")] = 0,
+    resolution: Annotated[int, typer.Option(min=0, max=16_384, help="Pixels; 0 is the model's own.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Pictures.")] = 1,
+    rank: Annotated[int, typer.Option(min=1, max=8192, help="Of the adapter on cross-attention key and value.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Steps that count, after one that does not.")] = 3,
+    threads: Annotated[
+        int, typer.Option(min=0, max=4096, help="CPU threads of each process; 0 leaves it to torch.")
+    ] = 0,
     ways: Annotated[str, typer.Option(help="Which to run: int8, bf16, fp32, torchao.")] = "int8,bf16,fp32,torchao",
     checkpointing: Annotated[bool, typer.Option(help="Gradient checkpointing, in all of them.")] = False,
     attention_products: Annotated[bool, typer.Option(help="INT8: also q k^T and p v on the device.")] = False,
@@ -93,13 +99,13 @@ def step(
     for way, result in results.items():
         spread = (result.median_seconds, min(result.seconds), max(result.seconds), figures[f"{way}_cpu_seconds"])
         table.add_row(way, *(f"{value:.2f}" for value in spread), f"{result.peak_bytes / 1e6:,.0f}")
-    console = Console(stderr=json)
-    console.print(table)
+    console = make_console(json)
+    print_table(console, table)
     for name, value in figures.items():
         if "ratio" in name:
             console.print(f"INT8, {name.replace('_', ' ')}: {value:.2f}")
     if profile:
-        console.print(_share_table(results))
+        print_table(console, _share_table(results))
     if json:
         print(jsonlib.dumps(figures))
 
@@ -119,9 +125,12 @@ def _shapes(model: str, resolution: int, given: list[str]) -> dict[tuple[int, in
     shapes: dict[tuple[int, int, int], int] = {}
     for text in given:
         parts = text.lower().split("x")
-        if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+        if len(parts) != 3 or not all(re.fullmatch("[0-9]{1,9}", part) and int(part) for part in parts):
             raise UserError(f"--shape {text!r}: expected MxNxK, such as 4096x1280x1280")
-        shapes[int(parts[0]), int(parts[1]), int(parts[2])] = 1
+        m, n, k = map(int, parts)
+        if m * k + k * n + 4 * m * n > _MOST_BYTES:
+            raise UserError(f"--shape {text}: its matrices are larger than {_MOST_BYTES >> 30} GiB")
+        shapes[m, n, k] = 1
     if shapes:
         return shapes
     for distinct in trace_workload(model, StepOptions(targets="all", resolution=resolution)).gemms:

@@ -19,6 +19,9 @@ from systolora.sim.csim.device import CsimDevice
 from systolora.sim.functional.counts import count_instruction
 from systolora.sim.functional.reference import gemm_int32
 
+MOST_BYTES = 1 << 31
+"""Of the two operands and the result together: their memory is allocated twice."""
+
 DATAFLOWS = {"ws": Dataflow.WEIGHT_STATIONARY, "os": Dataflow.OUTPUT_STATIONARY, "auto": None}
 
 
@@ -56,10 +59,13 @@ def run_trial(config: ArrayConfig, m: int, n: int, k: int, dataflow: str, seed: 
     """Runs a random int8 [m, k] x [k, n] on a `CsimDevice`.
 
     Raises:
-        UserError: for an unknown dataflow.
+        UserError: for an unknown dataflow, or matrices that are too large for a trial.
     """
     if dataflow not in DATAFLOWS:
         raise UserError(f"--dataflow {dataflow!r}: allowed are {', '.join(DATAFLOWS)}")
+    needed = m * k + k * n + 4 * m * n
+    if needed > MOST_BYTES:
+        raise UserError(f"--m {m} --n {n} --k {k}: {needed:,} bytes of matrices, and at most {MOST_BYTES:,} are tried")
     tiling = choose_tiling(config, m, n, k, result=Result.INT32, dataflow=DATAFLOWS[dataflow])
     random = np.random.default_rng(seed)
     a, b = random.integers(-128, 128, (m, k), np.int8), random.integers(-128, 128, (k, n), np.int8)

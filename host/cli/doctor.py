@@ -14,10 +14,12 @@ from functools import partial
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from systolora.assets import pipeline_folder
 from systolora.libraries import install_advice
+
+from .options import print_table
 
 TRAIN_PACKAGES = (
     "torch",
@@ -150,9 +152,9 @@ def print_findings(findings: list[Finding], console: Console) -> None:
     """A table of the findings; problems last, with what to do."""
     table = Table("", "what", "seen", box=None, pad_edge=False)
     for finding in findings:
-        mark = "[green]ok[/]" if finding.good else ("[red]no[/]" if finding.needed else "[yellow]--[/]")
-        table.add_row(mark, finding.name, escape(finding.seen))
-    console.print(table)
+        word, colour = ("ok", "green") if finding.good else (("no", "red") if finding.needed else ("--", "yellow"))
+        table.add_row(Text(word, style=colour), finding.name, finding.seen)
+    print_table(console, table)
     for finding in findings:
         if not finding.good and finding.remedy:
             console.print(f"{finding.name}: {finding.remedy}", markup=False, highlight=False, soft_wrap=True)

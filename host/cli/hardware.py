@@ -8,45 +8,52 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from systolora.errors import UserError
-from systolora.hls.config import ArrayConfig, board_config
-from systolora.options import setting
+from systolora.hls.config import ArrayConfig, board_config, fitted_config
+from systolora.options import LARGEST_SEED, check_rules, setting
+from systolora.outputs import PROJECT_MAKER, claim_folder
 
-from .options import Json, options_from
+from .options import CommandGroup, GroupedCommand, Json, make_console, options_from, print_table
+
+_ARRAY = "Array"
+_MEMORY: dict[str, Any] = {"group": "Array", "least": 0, "most": 2**31}
+_MOST_OPERAND = 1 << 20
 
 
 @dataclass(frozen=True)
 class ArrayOptions:
     """The options that name an accelerator; what is not given comes from the board's preset, or is 64 x 64."""
 
-    board: str = setting("", "preset: see systolora boards")
-    rows: int = setting(64, "rows of PEs")
-    cols: int = setting(64, "columns of PEs")
-    input_bytes: int = setting(ArrayConfig.input_bytes, "input memory, both halves")
-    weight_bytes: int = setting(ArrayConfig.weight_bytes, "weight memory, both halves")
-    output_bytes: int = setting(ArrayConfig.output_bytes, "output memory, both halves")
-    bus_bytes: int = setting(ArrayConfig.bus_bytes, "bytes of a device memory word")
-    clock_mhz: float = setting(ArrayConfig.clock_mhz, "clock of the array")
-    packed_dsp: bool = setting(ArrayConfig.packed_dsp, "two INT8 products in one DSP")
+    board: str = setting("", "preset: see systolora boards", group=_ARRAY)
+    rows: int = setting(64, "rows of PEs", group=_ARRAY, least=4, most=256)
+    cols: int = setting(64, "columns of PEs", group=_ARRAY, least=4, most=256)
+    input_bytes: int = setting(
+        ArrayConfig.input_bytes, "input memory, both halves; made whole words of the array if not given", **_MEMORY
+    )
+    weight_bytes: int = setting(ArrayConfig.weight_bytes, "weight memory, both halves; likewise", **_MEMORY)
+    output_bytes: int = setting(ArrayConfig.output_bytes, "output memory, both halves; likewise", **_MEMORY)
+    bus_bytes: int = setting(ArrayConfig.bus_bytes, "bytes of a device memory word: 4, 8, 16, 32 or 64", group=_ARRAY)
+    clock_mhz: float = setting(ArrayConfig.clock_mhz, "clock of the array", group=_ARRAY, least=1, most=1000)
+    packed_dsp: bool = setting(ArrayConfig.packed_dsp, "two INT8 products in one DSP", group=_ARRAY)
 
 
 def config_from(given: dict[str, Any]) -> ArrayConfig:
     """The accelerator that the given options of `ArrayOptions` name.
 
     Raises:
-        ConfigError: for an unknown board, or sizes that cannot be built.
+        UserError, ConfigError: for an unknown board, or sizes that cannot be built.
     """
+    check_rules(ArrayOptions(**given))
     changes = {name: value for name, value in given.items() if name != "board"}
     base = board_config(given["board"]) if given.get("board") else ArrayConfig()
-    return base.with_changes(**changes)
+    return fitted_config(base, changes)
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds this module's commands to the command line."""
     for command in (generate, csim, lint, boards):
-        app.command()(command)
+        app.command(cls=GroupedCommand)(command)
     app.add_typer(bitstream, name="bitstream")
 
 
@@ -65,16 +72,18 @@ def generate(
 
     config = config_from(given)
     require_fit(config)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: it is a file; give a folder")
+    claim_folder(out, PROJECT_MAKER)
     files = [*write_project(config, out), write_golden(config, out)]
-    console = Console(stderr=json)
-    console.print(
-        f"{config.rows} x {config.cols} array, fingerprint {config.fingerprint_text}: {len(files)} files in {out}"
-    )
-    console.print(f"test bench without Python: make -C {out} csim")
-    if missing := missing_scripts(config):
-        console.print(missing)
+    console = make_console(json)
+    memories = " + ".join(f"{size:,}" for size in (config.input_bytes, config.weight_bytes, config.output_bytes))
+    lines = [
+        f"{config.rows} x {config.cols} array, fingerprint {config.fingerprint_text}: {len(files)} files in {out}",
+        f"memories, input + weight + output: {memories} bytes",
+        f"test bench without Python: make -C {out} csim",
+        missing_scripts(config),
+    ]
+    for line in filter(None, lines):
+        console.print(line, soft_wrap=True)
     if json:
         print(
             jsonlib.dumps(
@@ -86,11 +95,11 @@ def generate(
 @options_from(ArrayOptions)
 def csim(
     *,
-    m: Annotated[int, typer.Option(min=1, help="Rows of A and C.")] = 77,
-    n: Annotated[int, typer.Option(min=1, help="Columns of B and C.")] = 320,
-    k: Annotated[int, typer.Option(min=1, help="Columns of A, rows of B.")] = 768,
+    m: Annotated[int, typer.Option(min=1, max=_MOST_OPERAND, help="Rows of A and C.")] = 77,
+    n: Annotated[int, typer.Option(min=1, max=_MOST_OPERAND, help="Columns of B and C.")] = 320,
+    k: Annotated[int, typer.Option(min=1, max=_MOST_OPERAND, help="Columns of A, rows of B.")] = 768,
     dataflow: Annotated[str, typer.Option(help="ws, os, or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the operands.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the operands.")] = 0,
     json: Json = False,
     **given: Any,
 ) -> None:
@@ -98,11 +107,11 @@ def csim(
     from .csim_trial import run_trial
 
     trial = run_trial(config_from(given), m, n, k, dataflow, seed)
-    console = Console(stderr=json)
+    console = make_console(json)
     table = Table("counter", "C-simulation", "predicted", box=None)
     for name, value in asdict(trial.counters).items():
         table.add_row(name, f"{value:,}", f"{asdict(trial.predicted)[name]:,}")
-    console.print(table)
+    print_table(console, table)
     console.print(
         f"{trial.mismatches} of {m * n} results differ from the exact product; {trial.seconds:.3f} s, {trial.dataflow}"
     )
@@ -138,14 +147,16 @@ def boards(json: Json = False) -> None:
         table.add_row(
             row["name"], row["part"], size, f"{preset['clock_mhz']:.1f}", *use, f"{largest['rows']} x {largest['cols']}"
         )
-    Console().print(table)
+    print_table(make_console(), table)
     print("Estimated use of the preset, before any tool has run; numbers with --json, formulas in hls/resources.py.")
 
 
-bitstream = typer.Typer(help="List, verify, fetch and build bitstreams.", no_args_is_help=True)
+bitstream = typer.Typer(
+    help="List, verify, fetch and build bitstreams.", no_args_is_help=True, rich_markup_mode=None, cls=CommandGroup
+)
 
 
-@bitstream.command("list")
+@bitstream.command("list", cls=GroupedCommand)
 def list_bitstreams(json: Json = False) -> None:
     """The bitstreams that are here, and whether they are built or only emulated."""
     from systolora.bitstreams.store import list_folders
@@ -162,7 +173,7 @@ def list_bitstreams(json: Json = False) -> None:
 Board = Annotated[str, typer.Option(help="Preset of the board.")]
 
 
-@bitstream.command()
+@bitstream.command(cls=GroupedCommand)
 def verify(
     board: Annotated[str, typer.Option(help="Preset of the board.")] = "",
     folder: Annotated[Path | None, typer.Option(help="Any folder with a manifest.json, instead.")] = None,
@@ -181,7 +192,7 @@ def verify(
     raise typer.Exit(1 if found else 0)
 
 
-@bitstream.command()
+@bitstream.command(cls=GroupedCommand)
 def fetch(
     board: Board,
     source: Annotated[str, typer.Option(help="URL or folder that holds BOARD/manifest.json and its files.")],
@@ -193,7 +204,7 @@ def fetch(
     print(copy(board_config(board).board, source, cache.expanduser()))
 
 
-@bitstream.command()
+@bitstream.command(cls=GroupedCommand)
 def build(
     board: Board,
     out: Annotated[Path, typer.Option(help="Folder for the project.")] = Path("build"),

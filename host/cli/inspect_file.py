@@ -110,8 +110,7 @@ def _lora(
     if SETTINGS_KEY in metadata:
         try:
             settings = json.loads(metadata[SETTINGS_KEY])
-            if settings.get("alpha") == 0:
-                settings["alpha"] = settings.get("rank")  # as training takes it
+            settings["alpha"] = settings.get("alpha") or settings.get("rank", "?")  # 0 means the rank
             kept = ("model", "targets", "rank", "alpha", "steps", "learning_rate", "precision", "method", "seed")
             facts["trained with"] = ", ".join(f"{key} {settings[key]}" for key in kept if key in settings)
         except (ValueError, TypeError, AttributeError, RecursionError):

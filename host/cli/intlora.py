@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from systolora.errors import UserError
+from systolora.outputs import check_file, check_folder
 
-from .options import Json
+from .options import CommandGroup, GroupedCommand, Json, make_console
+
+Form = Annotated[
+    str,
+    typer.Option(help="term: for a merge in integers alone; diffusers: a pipeline with the merged weights."),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds this module's commands to the command line."""
     for command in (merge, export, inspect):
-        app.command()(command)
+        app.command(cls=GroupedCommand)(command)
     app.add_typer(experiment, name="experiment")
 
 
@@ -32,8 +37,9 @@ def merge(
     """Merge an IntLoRA adapter into integer weights: a term file by integer multiply or shift alone, an adapter with its model."""
     from systolora.intlora.export import merge_file
 
+    check_file(out, "--out", _mark("merged"))
     report = merge_file(adapter, out, model)
-    Console(stderr=json).print(str(report), soft_wrap=True, markup=False)
+    make_console(json).print(str(report), soft_wrap=True)
     if json:
         print(jsonlib.dumps(asdict(report)))
 
@@ -42,14 +48,21 @@ def export(
     file: Annotated[Path, typer.Argument(help="IntLoRA adapter or merged file.")],
     out: Annotated[Path, typer.Option(help="File (term) or new folder (diffusers).")],
     model: Annotated[Path, typer.Option(help="Pipeline folder that it was trained on.")],
-    form: Annotated[
-        str, typer.Option(help="term: for a merge in integers alone; diffusers: a pipeline with the merged weights.")
-    ] = "diffusers",
+    form: Form = "diffusers",
 ) -> None:
     """Write an IntLoRA adapter in another form."""
     from systolora.intlora.export import export_file
 
+    if form == "term":
+        check_file(out, "--out", _mark("term"))
+    else:
+        check_folder(out, "systolora export")
     print(export_file(file, out, model, form))
+
+
+def _mark(kind: str) -> bytes:
+    """What stands in the head of an IntLoRA file of that kind: such a file may be replaced, an adapter never is."""
+    return f'\\"kind\\":\\"{kind}\\"'.encode()
 
 
 def inspect(
@@ -60,17 +73,21 @@ def inspect(
     from .inspect_file import inspect_file
 
     found = inspect_file(file)
-    console = Console(stderr=json)
+    console = make_console(json)
+    console.print(found.kind)
+    for name, value in found.facts.items():
+        console.print(f"  {name}: {value}", soft_wrap=True)
+    # Lines, not a table: at 80 columns a table cuts the ends of names, in which layers differ.
     width = max((len(name) for name, _ in found.layers), default=0)
-    lines = [found.kind, *(f"  {name}: {value}" for name, value in found.facts.items())]
-    # Names are printed whole, however narrow the terminal: they differ at their ends. Nothing in them is markup.
-    for line in [*lines, *(f"{name:<{width}}  {text}" for name, text in found.layers)]:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    for name, text in found.layers:
+        console.print(f"{name:{width}s}  {text}", soft_wrap=True)
     if json:
         print(jsonlib.dumps(found.as_dict()))
 
 
-experiment = typer.Typer(help="Repeat an experiment and write its table.", no_args_is_help=True)
+experiment = typer.Typer(
+    help="Repeat an experiment and write its table.", no_args_is_help=True, rich_markup_mode=None, cls=CommandGroup
+)
 
 
 @experiment.callback()
@@ -78,18 +95,22 @@ def _experiments() -> None:
     """Repeat an experiment and write its table."""
 
 
-@experiment.command()
+@experiment.command(cls=GroupedCommand)
 def intlora(
     out: Annotated[Path, typer.Option(help="Folder of cached results; a second call goes on from there.")] = Path(
         "intlora-out"
     ),
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds; the side tables take three at most.")] = 6,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each training.")] = 200,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many seeds; the side tables take three at most.")
+    ] = 6,
+    steps: Annotated[int, typer.Option(min=1, max=1_000_000, help="Steps of each training.")] = 200,
     quick: Annotated[
         bool, typer.Option(help="One seed, four steps, 4 bits: seconds; the figures mean nothing.")
     ] = False,
     cached: Annotated[bool, typer.Option(help="Train nothing: tables of what is in the folder.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that train at once, one CPU thread each.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that train at once, one CPU thread each.")
+    ] = 1,
     page: Annotated[Path | None, typer.Option(help="Markdown page between whose markers the tables are put.")] = None,
 ) -> None:
     """IntLoRA beside LoRA, QLoRA and quantization-aware LoRA, W8A8 and W4A8, on the demo model."""
@@ -98,9 +119,9 @@ def intlora(
 
     if page is not None and not page.is_file():
         raise UserError(f"--page {page}: there is no such file")
-    console = Console()
+    console = make_console()
     settings = ExperimentSettings(out, seeds, steps, quick, cached, workers)
     table = run_experiment(settings, lambda line: console.print(line, soft_wrap=True, markup=False, highlight=False))
     if page is not None:
-        update_page(page, table.read_text())
+        update_page(page, table.read_text(encoding="utf-8"))
     print(page or table)

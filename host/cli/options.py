@@ -1,22 +1,93 @@
-"""Command line options made from a settings dataclass, so that a setting is declared once."""
+"""Command line options made from a settings dataclass, so that a setting is declared once, and help that shows all of it."""
 
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import Field, fields
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from systolora.options import Rule, option_name, rule_of
+from typer.core import TyperCommand, TyperGroup
 
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs to read.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs to read.", show_default=False)]
 """The option that every command with a result for programs has."""
+
+_OTHERS = "Options"
+_NAME_COLUMNS = 25
+_WIDEST = 10_000
+"""Columns of no terminal."""
+_LARGEST_TOLD = 16_384
+
+
+def make_console(json: bool = False) -> Console:
+    """Where a command prints: standard error if standard output is for JSON. Square brackets in a path are no markup."""
+    return Console(stderr=json, markup=False, highlight=False, emoji=False)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table whole: where the terminal is too narrow for it, its lines wrap, and no cell is cut."""
+    if table.title:
+        console.print(table.title, soft_wrap=True)
+        table.title = None
+    table.width = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+    console.print(table, soft_wrap=True)
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help has the options under the headings of their rules, names never cut."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes the arguments, then one section for each heading."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            argument = parameter.param_type_name == "argument"
+            heading = "Arguments" if argument else getattr(parameter, "rich_help_panel", None) or _OTHERS
+            sections.setdefault(heading, []).append(record)
+        for heading in sorted(sections, key=lambda name: (name != "Arguments", name == _OTHERS)):
+            with formatter.section(heading):
+                for name, text in sections[heading]:
+                    formatter.write(_entry(name, text, formatter.current_indent, formatter.width))
+
+
+class CommandGroup(TyperGroup):
+    """A group whose help says of each command all of its first paragraph."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes one entry for each command."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            for name, command in commands:
+                text = " ".join((command.help or "").split("\n\n")[0].split()) if command else ""
+                formatter.write(_entry(name, text, formatter.current_indent, formatter.width))
+
+
+def _entry(name: str, text: str, indent: int, width: int) -> str:
+    """One option and what it does, beside it or, where its name is long, below it; no word is cut at a hyphen."""
+    margin = " " * (indent + _NAME_COLUMNS)
+    lines = textwrap.wrap(
+        text, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False, break_long_words=False
+    )
+    first = " " * indent + name
+    if lines and len(first) + 2 <= len(margin):
+        lines[0] = first.ljust(len(margin)) + lines[0].lstrip()
+    else:
+        lines.insert(0, first)
+    return "\n".join(lines) + "\n"
 
 
 def options_from(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: the function's `**given` parameter becomes one optional option per field of the dataclass.
 
-    The function receives only those that the user gave. The help text is the field's metadata `help` and its default.
+    The function receives only those that the user gave. The help text is the field's `Rule` and its default.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -40,12 +111,45 @@ def options_from(settings: type) -> Callable[[Callable[..., None]], Callable[...
     return decorate
 
 
-def _parameter(field: Any) -> inspect.Parameter:
-    kind = type(field.default)
-    option = "--" + field.name.replace("_", "-")
-    default = "" if field.default in ("", MISSING) else f" [default: {field.default}]"
+def help_text(field: Field[Any]) -> str:
+    """What the help says of a setting: what it does, the names that are allowed, its default and its bounds."""
+    rule = rule_of(field)
+    text = rule.help
+    unnamed = [choice for choice in rule.choices if choice and choice not in text]
+    if unnamed:
+        text += f": {', '.join(choice for choice in rule.choices if choice)}"
+    bounds = _bounds(rule)
+    facts = ["required" if rule.needed else f"default: {_default(field.default)}", *([bounds] if bounds else [])]
+    return f"{text}  [{'; '.join(facts)}]"
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) or "empty"
+
+
+def _bounds(rule: Rule) -> str:
+    """The bounds that tell something; that a number is not negative, or smaller than what no computer holds, goes without saying."""
+    if rule.most is not None and rule.most <= _LARGEST_TOLD:
+        return f"{rule.least:g} to {rule.most:g}" if rule.least is not None else f"above {rule.above}, to {rule.most:g}"
+    return f"above {rule.above:g}" if rule.above is not None else ""
+
+
+def _parameter(field: Field[Any]) -> inspect.Parameter:
+    kind: Any = Path if isinstance(field.default, Path) else type(field.default)
+    option = option_name(field.name)
     switch = f"{option}/--no-{option[2:]}" if kind is bool else option
-    annotation: Any = Annotated[
-        kind | None, typer.Option(switch, help=field.metadata["help"] + default, show_default=False)
-    ]
+    choices = rule_of(field).choices
+    shown = "NAME" if choices else {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "PATH"}.get(kind)
+    made = typer.Option(
+        switch,
+        help=help_text(field),
+        show_default=False,
+        metavar=None if kind is bool else shown,
+        rich_help_panel=rule_of(field).group or None,
+    )
+    annotation: Any = Annotated[kind | None, made]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -11,6 +11,8 @@ from systolora.cost.run import run_simulate
 from systolora.cost.settings import SimulateSettings
 from systolora.cost.simulation import Simulation
 
+from .options import make_console, print_table
+
 _TITLES = {"ws": "WS only", "os": "OS only", "auto": "best of each"}
 _MOST_GEMMS = 12
 
@@ -18,27 +20,28 @@ _MOST_GEMMS = 12
 def run_simulation(settings: SimulateSettings, json: bool) -> None:
     """Simulates and prints tables; with `json` they go to standard error and one JSON line to standard output."""
     simulation = run_simulate(settings)
-    print_simulation(simulation, Console(stderr=json))
+    print_simulation(simulation, make_console(json))
     if json:
         print(jsonlib.dumps(simulation.as_dict()))
 
 
 def print_simulation(simulation: Simulation, console: Console) -> None:
     """The tables."""
-    console.print(_headline(simulation))
-    console.print(_policy_table(simulation))
-    console.print(_class_table(simulation))
-    console.print(_gemm_table(simulation))
+    console.print(_headline(simulation), soft_wrap=True)
+    print_table(console, _policy_table(simulation))
+    print_table(console, _class_table(simulation))
+    print_table(console, _gemm_table(simulation))
     if not simulation.settings.compat:
         console.print(
             f"step: {simulation.step_cycles():,} cycles = {simulation.step_seconds():.3f} s on the accelerator, "
             f"of which quantizing {simulation.quantize_cycles:,}; {simulation.step_utilization():.1%} of the array used, QUANTIZE "
-            f"included; bottleneck: {simulation.bottleneck()}"
+            f"included; bottleneck: {simulation.bottleneck()}",
+            soft_wrap=True,
         )
     console.print(f"traced in {simulation.trace_seconds:.1f} s, simulated in {simulation.model_seconds:.2f} s")
     for file in (simulation.settings.html, simulation.settings.trace):
         if file:
-            console.print(f"written: {file}")
+            console.print(f"written: {file}", soft_wrap=True)
 
 
 def _headline(simulation: Simulation) -> str:
@@ -53,33 +56,35 @@ def _headline(simulation: Simulation) -> str:
 
 
 def _policy_table(simulation: Simulation) -> Table:
-    table = Table(title="GEMM instructions of the step, by dataflow", box=None, title_justify="left")
-    for title in (
-        "dataflow",
-        "cycles",
-        "array",
-        "stalls",
-        "used",
-        "DRAM MB",
-        "energy J",
-        "slower",
-    ):
-        table.add_column(title, justify="left" if title == "dataflow" else "right")
+    # In millions, so that all of it stands in 80 columns; --json has every digit.
+    table = _table("GEMM instructions of the step, by dataflow (cycles in millions)")
+    for title in ("dataflow", "cycles", "array", "stalls", "used", "DRAM MB", "energy J", "slower"):
+        table.add_column(title, justify="left" if title == "dataflow" else "right", no_wrap=True)
     best = simulation.policies["auto"].cycles
     for name in POLICIES:
         policy = simulation.policies[name]
-        plain = [f"{policy.cycles:,}", f"{policy.array_cycles:,}", f"{policy.cycles - policy.array_cycles:,}"]
+        cycles = (policy.cycles, policy.array_cycles, policy.cycles - policy.array_cycles)
         measures = [
             f"{policy.utilization:.1%}",
             f"{policy.dram_bytes / 1e6:,.1f}",
-            f"{sum(policy.energy().values()):.4f}",
+            f"{sum(policy.energy().values()):.4g}",
         ]
-        table.add_row(_TITLES[name], *plain, *measures, f"{policy.cycles / best:.3f} x")
+        table.add_row(
+            *(_TITLES[name], *(_millions(count) for count in cycles), *measures, f"{policy.cycles / best:.3f} x")
+        )
     return table
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, box=None, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _millions(cycles: float) -> str:
+    return f"{cycles / 1e6:,.2f}"
+
+
 def _class_table(simulation: Simulation) -> Table:
-    table = Table(title="\ncycles by kind of layer, best of each", box=None, title_justify="left")
+    table = _table("\ncycles by kind of layer, best of each")
     for title in ("layers", "cycles", "share", "used"):
         table.add_column(title, justify="left" if title == "layers" else "right")
     auto = simulation.policies["auto"]
@@ -90,8 +95,8 @@ def _class_table(simulation: Simulation) -> Table:
 
 
 def _gemm_table(simulation: Simulation) -> Table:
-    table = Table(title="\nthe GEMMs that take most time", box=None, title_justify="left")
-    for title in ("kind", "m,n,k", "times", "flow", "tile", "cycles", "used", "bound"):
+    table = _table("\nthe GEMMs that take most time")
+    for title in ("kind", "m,n,k", "times", "flow", "tile", "M cycles", "used", "bound"):
         table.add_column(title, justify="left" if title == "kind" else "right")
     auto = simulation.policies["auto"]
     for cost in sorted(auto.gemms, key=lambda cost: -cost.total_cycles)[:_MOST_GEMMS]:
@@ -100,6 +105,6 @@ def _gemm_table(simulation: Simulation) -> Table:
         shape, share = f"{op.m},{op.n},{op.k}", f"{cost.utilization:.1%}"
         table.add_row(
             *(gemm.kind, shape, str(cost.item.count), cost.dataflow, tile),
-            *(f"{cost.total_cycles / 1e6:,.2f} M", share, cost.bound),
+            *(_millions(cost.total_cycles), share, cost.bound),
         )
     return table

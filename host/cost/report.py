@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from systolora.hls.rendering import template_environment
@@ -11,16 +10,10 @@ from .policies import POLICIES, GemmCost
 from .simulation import Simulation
 from .svg import Bar, Dot, bar_chart, roofline
 
+REPORT_MARK = b'<meta name="generator" content="systolora simulate">'
+"""Stands in the head of every report."""
+
 _CLASSES_SHOWN, _GEMMS_SHOWN = 10, 24
-
-
-def write_report(path: Path, simulation: Simulation) -> None:
-    """Writes the report.
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
-    path.write_text(render_report(simulation), encoding="utf-8")
 
 
 def render_report(simulation: Simulation) -> str:
@@ -58,7 +51,7 @@ def _row(cost: GemmCost) -> dict[str, Any]:
 
 
 def _millions(cycles: float) -> str:
-    return f"{cycles / 1e6:,.3g} M"
+    return f"{cycles / 1e6:,.0f} M" if cycles >= 1e9 else f"{cycles / 1e6:.3g} M"
 
 
 def _policies(simulation: Simulation) -> str:

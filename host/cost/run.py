@@ -7,10 +7,11 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from systolora.sim.cost.events import program_events, write_trace
+from systolora.outputs import check_file, write_output
+from systolora.sim.cost.events import TRACE_MARK, program_events, render_trace
 from systolora.sim.cost.tile_times import Machine
 
-from .report import write_report
+from .report import REPORT_MARK, render_report
 from .settings import RESULTS, SimulateSettings, check_simulation
 from .simulation import Simulation, simulate_workload, step_program
 from .workloads import StepOptions, trace_workload
@@ -23,6 +24,9 @@ def run_simulate(settings: SimulateSettings) -> Simulation:
         UserError, ConfigError: for settings that are not allowed.
     """
     check_simulation(settings)
+    for option, path, mark in (("--html", settings.html, REPORT_MARK), ("--trace", settings.trace, TRACE_MARK)):
+        if path:
+            check_file(Path(path), option, mark)
     machine = settings.machine()
     began = time.perf_counter()
     workload = trace_workload(settings.workload, _step_options(settings, machine))
@@ -30,11 +34,11 @@ def run_simulate(settings: SimulateSettings) -> Simulation:
     simulation = simulate_workload(settings, workload)
     simulation = replace(simulation, trace_seconds=traced - began, model_seconds=time.perf_counter() - traced)
     if settings.html:
-        write_report(Path(settings.html), simulation)
+        write_output(Path(settings.html), render_report(simulation).encode(), "--html", REPORT_MARK)
     if settings.trace:
         program, labels = step_program(simulation)
         events = islice(program_events(machine, program, labels), settings.trace_events)
-        write_trace(Path(settings.trace), machine.config, list(events))
+        write_output(Path(settings.trace), render_trace(machine.config, list(events)).encode(), "--trace", TRACE_MARK)
     return simulation
 
 

@@ -5,49 +5,71 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from systolora.errors import UserError
-from systolora.hls.config import ArrayConfig, board_config
+from systolora.hls.config import ArrayConfig, board_config, fitted_config
 from systolora.hls.isa import Result
-from systolora.options import setting
+from systolora.options import check_rules, setting
 from systolora.sim.cost.dram import READ_LATENCY_NS, REQUESTS_IN_FLIGHT, DramModel
 from systolora.sim.cost.energy import TECHNOLOGIES
 from systolora.sim.cost.tile_times import Machine
 from systolora.sim.cost.unit_times import ArrayKind
 
 RESULTS = {"float32": Result.FLOAT32, "bfloat16": Result.BFLOAT16}
-COMPATIBLE = ("", "scalesim")
+_STEP, _ARRAY, _REPORT = "Training step", "Array and memory", "Results"
+"""Headings of the help."""
 
 
 @dataclass(frozen=True)
 class SimulateSettings:
     """Settings of one simulation."""
 
-    workload: str = setting("sd15", "sd15, sd21, sdxl, pixart, sd3, flux, or a folder of a diffusers model")
+    workload: str = setting(
+        "sd15", "sd15, sd21, sdxl, pixart, sd3, flux, or a folder of a diffusers model", group=_STEP
+    )
     targets: str = setting(
-        "kv", "layers on the accelerator: kv (cross-attention key and value), attention, linear, all"
+        "kv",
+        "layers on the accelerator: kv (cross-attention key and value), attention, linear, all",
+        group=_STEP,
+        choices=("kv", "attention", "linear", "all"),
     )
-    adapt: str = setting("kv", "layers that get an adapter: kv, attention, linear")
-    rank: int = setting(4, "rank of the adapter")
-    batch: int = setting(1, "pictures per step")
-    resolution: int = setting(0, "pixels of the square; 0 means the model's own")
-    board: str = setting("", "preset of the array (systolora boards); the options below change it")
-    rows: int = setting(0, "rows of the array; 0 means the board's, or 64")
-    cols: int = setting(0, "columns of the array; 0 means the board's, or 64")
-    bus_bytes: int = setting(0, "width of each memory port in bytes; 0 means the board's, or 16")
-    clock_mhz: float = setting(0.0, "clock; 0 means the board's, or 200")
-    dram_gbps: float = setting(0.0, "bandwidth of device memory in GB/s; 0 means the board's, or 19.2")
-    latency_ns: float = setting(READ_LATENCY_NS, "latency of device memory (an assumption, not measured)")
+    adapt: str = setting("kv", "layers that get an adapter", group=_STEP, choices=("kv", "attention", "linear"))
+    rank: int = setting(4, "rank of the adapter", group=_STEP, least=1, most=8192)
+    batch: int = setting(1, "pictures per step", group=_STEP, least=1, most=65_536)
+    resolution: int = setting(0, "pixels of the square; 0 means the model's own", group=_STEP, least=0, most=16_384)
+    board: str = setting("", "preset of the array (systolora boards); the options below change it", group=_ARRAY)
+    rows: int = setting(0, "rows of the array; 0 means the board's, or 64", group=_ARRAY, least=0, most=256)
+    cols: int = setting(0, "columns of the array; 0 means the board's, or 64", group=_ARRAY, least=0, most=256)
+    bus_bytes: int = setting(
+        0, "width of each memory port in bytes; 0 means the board's, or 16", group=_ARRAY, least=0, most=64
+    )
+    clock_mhz: float = setting(0.0, "clock; 0 means the board's, or 200", group=_ARRAY, least=0, most=1000)
+    dram_gbps: float = setting(
+        0.0, "bandwidth of device memory in GB/s; 0 means the board's, or 19.2", group=_ARRAY, least=0, most=1_000_000
+    )
+    latency_ns: float = setting(
+        READ_LATENCY_NS,
+        "latency of device memory (an assumption, not measured)",
+        group=_ARRAY,
+        least=0,
+        most=1_000_000,
+    )
     in_flight: int = setting(
-        REQUESTS_IN_FLIGHT, "bursts that a port has in flight; 1 if each row waits for the one before"
+        REQUESTS_IN_FLIGHT,
+        "bursts that a port has in flight; 1 if each row waits for the one before",
+        group=_ARRAY,
+        least=1,
+        most=65_536,
     )
-    result: str = setting("float32", "what GEMMs write and quantizations read: float32, bfloat16")
+    result: str = setting("float32", "what GEMMs write and quantizations read", group=_ARRAY, choices=tuple(RESULTS))
     overlap: bool = setting(
-        True, "preload and drain beside the work, as built; off: blocks one after the other, skewed"
+        True, "preload and drain beside the work, as built; off: blocks one after the other, skewed", group=_ARRAY
     )
-    compat: str = setting("", "scalesim: totals as SCALE-Sim 3.0.0 reports them")
-    technology: str = setting("fpga16nm", f"energy per operation: {', '.join(TECHNOLOGIES)}")
-    html: str = setting("", "write a report to this file")
-    trace: str = setting("", "write a Chrome/Perfetto trace of the step's instructions to this file")
-    trace_events: int = setting(200_000, "events after which the trace ends")
+    compat: str = setting(
+        "", "scalesim: totals as SCALE-Sim 3.0.0 reports them", group=_REPORT, choices=("", "scalesim")
+    )
+    technology: str = setting("fpga16nm", "energy per operation", group=_REPORT, choices=tuple(TECHNOLOGIES))
+    html: str = setting("", "write a report to this file", group=_REPORT)
+    trace: str = setting("", "write a Chrome/Perfetto trace of the step's instructions to this file", group=_REPORT)
+    trace_events: int = setting(200_000, "events after which the trace ends", group=_REPORT, least=1, most=10**8)
 
     def array_config(self) -> ArrayConfig:
         """The array: the board's preset or the default, with what was given changed.
@@ -62,7 +84,7 @@ class SimulateSettings:
         if changed.keys() & {"rows", "cols", "bus_bytes"}:
             # No longer what the board's preset says.
             changed |= {"board": "", "part": ""}
-        return base.with_changes(**changed)
+        return fitted_config(base, changed)
 
     def machine(self) -> Machine:
         """The array with its device memory, and how its blocks follow each other."""
@@ -77,18 +99,9 @@ def check_simulation(settings: SimulateSettings) -> SimulateSettings:
     Raises:
         UserError: naming the first that is not.
     """
-    choices = {"result": tuple(RESULTS), "compat": COMPATIBLE, "technology": tuple(TECHNOLOGIES)}
-    for name, allowed in choices.items():
-        if getattr(settings, name) not in allowed:
-            text = ", ".join(item for item in allowed if item)
-            raise UserError(f"--{name} {getattr(settings, name)!r}: allowed are {text}")
-    for name in ("in_flight", "trace_events"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: it must be at least 1")
+    check_rules(settings)
     if settings.compat and settings.trace:
         raise UserError(
             "--trace with --compat scalesim: SCALE-Sim's totals have no instructions; leave one of them out"
         )
-    if settings.latency_ns < 0:
-        raise UserError(f"--latency-ns {settings.latency_ns}: it must not be negative")
     return settings

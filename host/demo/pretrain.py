@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ import torch
 import typer
 from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from systolora.errors import UserError, describe_error
 from systolora.libraries import quiet_libraries
+from systolora.options import LARGEST_SEED
+from systolora.outputs import claim_folder
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -47,11 +51,12 @@ def pretrain(config: PretrainConfig, out: Path, report: Report = print) -> Pretr
     """Train the demo model and write `out/sprite_pipeline`, `out/judge.safetensors` and `out/samples.png`.
 
     The same configuration, machine and thread count give the same files. The caller's torch random state is
-    unchanged. Raises ValueError if `out/sprite_pipeline` exists.
+    unchanged. Raises UserError if `out` holds anything that this recipe did not make, or an earlier model of it.
     """
     folder = Path(out) / "sprite_pipeline"
     if folder.exists():
-        raise ValueError(f"{folder} exists: choose another --out, or remove it")
+        raise UserError(f"--out {out}: its sprite_pipeline exists already; give another folder")
+    claim_folder(Path(out), "systolora.demo.pretrain")
     started = time.process_time()
     # With words that it cannot know, the text encoder learns that an unknown word is some shape and leaves the
     # rest of the sentence as it is. Without them a new word garbles colour and background too.
@@ -99,8 +104,8 @@ def store_pipeline(
 def pretrain_command(
     out: Annotated[Path, typer.Option(help="Folder for the pipeline, the judge, a picture and a report.")],
     quick: Annotated[bool, typer.Option(help="Run every stage for seconds only.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is random.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of everything that is random.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="CPU threads of torch.")] = 1,
 ) -> None:
     """Train the demo model from nothing: about ten minutes of one CPU core."""
     torch.set_num_threads(threads)
@@ -147,4 +152,9 @@ def _reconstruction_error(autoencoder: AutoencoderTiny, pictures: np.ndarray) ->
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    typer.run(pretrain_command)
+    try:
+        typer.run(pretrain_command)
+    except Exception as error:
+        if (text := describe_error(error)) is None:
+            raise
+        sys.exit(f"pretrain: {text}")

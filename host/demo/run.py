@@ -5,7 +5,6 @@ Everything is on disk already: the model, the pictures (drawn on the spot) and t
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,17 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from systolora.assets import pipeline_folder
-from systolora.errors import UserError
 from systolora.libraries import quiet_libraries
+from systolora.options import check_rules
+from systolora.outputs import check_folder, claim_folder
 from systolora.training.adapter import ADAPTER_FILE
+from systolora.training.device import open_device_for
 from systolora.training.progress import train_with_progress
-from systolora.training.settings import TrainSettings
+from systolora.training.settings import TrainSettings, check_settings
 from systolora.training.trainer import Trainer, TrainResult
 
 from .judge import concept_share
 from .page import DemoFindings, DemoResult, write_page
 from .sampling import generate_pictures, load_sprite_pipeline
-from .sprites import BACKGROUNDS, BASE_SHAPES, COLOURS, CONCEPTS, SpriteSet, make_sprites, write_image_folder
+from .settings import DemoSettings
+from .sprites import (
+    BACKGROUNDS,
+    BASE_SHAPES,
+    COLOURS,
+    SpriteSet,
+    make_sprites,
+    remove_image_folder,
+    write_image_folder,
+)
+
+MAKER = "systolora demo"
+"""What the mark of the output folder says."""
 
 CONCEPT_PICTURES = 64
 PRIOR_PICTURES = 48
@@ -34,18 +47,6 @@ JUDGED_PICTURES = 48
 SHOWN_PICTURES = 12
 HELD_OUT_COLOURS = ("cyan", "orange")
 """Colours in which the concept is never shown in training, so that the pictures cannot be memorised ones."""
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """What the demo's command line gives; `steps` 0 means the recipe's own number."""
-
-    out: Path
-    steps: int = 0
-    backend: str = "emulator"
-    seed: int = 0
-    targets: str = "attention"
-    concept: str = "heart"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def recipe(settings: DemoSettings, data: Path) -> TrainSettings:
         snr_gamma=5.0,
         seed=settings.seed,
         backend=settings.backend,
+        emulated_board=settings.emulated_board,
         checkpoint_every=0,
         threads=1,
     )
@@ -103,16 +105,18 @@ def run_demo(settings: DemoSettings, console: Console) -> DemoResult:
     """Runs the demo and writes adapter, plot, pictures and page into `settings.out`.
 
     Raises:
-        UserError: for a concept that cannot be drawn, or negative steps.
+        UserError: for a setting that is not allowed, or an output folder that holds what no demo made.
+        BackendError: for a device that is not here.
     """
-    if settings.concept not in CONCEPTS:
-        raise UserError(f"--concept {settings.concept!r}: allowed are {', '.join(CONCEPTS)}")
-    if settings.steps < 0:
-        raise UserError(f"--steps {settings.steps}: it must not be negative")
+    check_rules(settings)
+    data = settings.out / "pictures"
+    int8 = check_settings(recipe(settings, data))
+    check_folder(settings.out, MAKER)
+    open_device_for(int8).close()  # a backend that is not here is said before anything is written
     began = time.perf_counter()
     quiet_libraries()
-    data = settings.out / "pictures"
-    shutil.rmtree(data, ignore_errors=True)
+    claim_folder(settings.out, MAKER)
+    remove_image_folder(data)
     examples = demo_pictures(settings.concept, settings.seed)
     write_image_folder(data, examples)
     prompts = demo_prompts(settings.concept)
@@ -120,7 +124,6 @@ def run_demo(settings: DemoSettings, console: Console) -> DemoResult:
         f"the model has never seen a {settings.concept}; drawing {len(prompts)} pictures of what it makes of the word ..."
     )
     base = generate_pictures(load_sprite_pipeline(pipeline_folder()), prompts)
-    int8 = recipe(settings, data)
     float32 = replace(int8, precision="float32", output=str(settings.out / "adapter-float32"))
     runs = {name: _train(each, prompts, console, name) for name, each in (("INT8", int8), ("float32", float32))}
     loaded = _pictures_of_adapter(settings.out / "adapter", prompts)

@@ -193,6 +193,12 @@ def write_image_folder(folder: Path, sprites: SpriteSet) -> Path:
     return folder
 
 
+def remove_image_folder(folder: Path) -> None:
+    """Removes what `write_image_folder` wrote before, and nothing else."""
+    for file in (folder / "metadata.jsonl", *folder.glob("sprite_[0-9][0-9][0-9][0-9][0-9].png")):
+        file.unlink(missing_ok=True)
+
+
 def tile_pictures(pictures: np.ndarray, columns: int, scale: int = 6, gap: int = 1) -> Image.Image:
     """One picture with all `pictures` (uint8 [n, height, width, 3]) in rows of `columns`.
 

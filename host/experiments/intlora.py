@@ -13,14 +13,17 @@ from pathlib import Path
 import numpy as np
 from systolora.assets import pipeline_folder
 from systolora.demo.judge import load_judge
-from systolora.demo.run import DemoSettings, demo_prompts, recipe
+from systolora.demo.run import demo_prompts, recipe
 from systolora.demo.sampling import load_sprite_pipeline
+from systolora.demo.settings import DemoSettings
 from systolora.demo.sprites import BASE_SHAPES, SpriteSet, make_sprites, write_image_folder
 from systolora.device import open_device
+from systolora.errors import UserError
 from systolora.files import write_atomically
 from systolora.intlora.settings import METHODS, RATIOS, REMEDIES, IntLoraSettings
 from systolora.libraries import quiet_libraries
 from systolora.models.pipeline import load_parts
+from systolora.outputs import claim_folder
 
 from .cells import FLOAT_BITS, Bench, Cell, Row, run_cell
 from .evaluate import make_test_set
@@ -55,7 +58,12 @@ class ExperimentSettings:
 
 
 def run_experiment(settings: ExperimentSettings, report: Callable[[str], None]) -> Path:
-    """Runs what is not cached and writes `table.md`; returns its path."""
+    """Runs what is not cached and writes `table.md`; returns its path.
+
+    Raises:
+        UserError: if the folder cannot be written, or holds what no experiment made.
+    """
+    claim_folder(settings.out, "systolora experiment intlora")
     quiet_libraries()
     seeds, steps = (1, 4) if settings.quick else (settings.seeds, settings.steps)
     bits = BITS[1:] if settings.quick else BITS
@@ -66,7 +74,10 @@ def run_experiment(settings: ExperimentSettings, report: Callable[[str], None]) 
     made: dict[Cell, list[Row]] = {}
 
     def note(cell: Cell) -> None:
-        made[cell] = [Row(**values) for values in json.loads(paths[cell].read_text())]
+        try:
+            made[cell] = [Row(**values) for values in json.loads(paths[cell].read_text(encoding="utf-8"))]
+        except (ValueError, TypeError):
+            raise UserError(f"{paths[cell]}: it is damaged; remove it, and it is trained again") from None
         for row in made[cell]:
             report(
                 f"{len(made)}/{len(cells)} {row.setting} {row.label}, seed {row.seed}: concept {row.concept:.2f}, "

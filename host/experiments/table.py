@@ -45,7 +45,7 @@ def update_page(page: Path, tables: str) -> None:
     Raises:
         UserError: if the page has no markers.
     """
-    text = page.read_text() if page.is_file() else ""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
     before, found, rest = text.partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not found or not ended:

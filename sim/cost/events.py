@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,9 @@ from .tile_times import BOTH, FULL, LAST, Machine, TileTimes
 from .unit_times import Transfer, epilogue_lanes, fetch_clocks
 
 Ints = NDArray[np.int64]
+
+TRACE_MARK = b'{"otherData": {"made_by": "systolora simulate"}'
+"""How every trace begins."""
 
 TRACKS = ("instruction", "load input", "load weight", "array", "epilogue and store")
 """The rows of a trace, from top to bottom."""
@@ -202,8 +204,8 @@ def _memory_clocks(machine: Machine, op: Quantize, written: bool) -> int:
     return max(*waiting, ceil(moved / dram.bytes_per_clock))
 
 
-def write_trace(path: Path, config: ArrayConfig, events: Sequence[Event]) -> None:
-    """Writes events as a Chrome trace (JSON object format), which ui.perfetto.dev and chrome://tracing open; 1 us is 1 us."""
+def render_trace(config: ArrayConfig, events: Sequence[Event]) -> str:
+    """Events as a Chrome trace (JSON object format), which ui.perfetto.dev and chrome://tracing open; 1 us is 1 us."""
     head = [
         {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": track}}
         for tid, track in enumerate(TRACKS)
@@ -220,4 +222,5 @@ def write_trace(path: Path, config: ArrayConfig, events: Sequence[Event]) -> Non
         }
         for event in events
     ]
-    path.write_text(json.dumps({"traceEvents": head + body, "displayTimeUnit": "ns"}))
+    made_by = {"made_by": "systolora simulate"}
+    return json.dumps({"otherData": made_by, "traceEvents": head + body, "displayTimeUnit": "ns"})

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from .placement import resolve
 from .pragmas import Pragma
 from .project import Placed, Project
 from .rules import Finding
-from .tree import Node, constant, symbol
+from .tree import Node, constant, read_source, symbol
 
 _MOST_PIECES = 1024
 _STORAGE_TYPES = frozenset(["fifo", "ram_1p", "ram_1wnr", "ram_2p", "ram_s2p", "ram_t2p", "rom_1p", "rom_2p", "rom_np"])
@@ -179,7 +178,7 @@ def _check_promise(project: Project, pragma: Pragma) -> Iterator[Finding]:
     """``dependent=false`` (also the default) is a promise; its proof stands beside it."""
     if pragma.options.get("dependent", "false").lower() != "false":
         return
-    lines = Path(pragma.file).read_text(encoding="utf-8").split("\n")
+    lines = read_source(pragma.file).split("\n")
     nearby = lines[max(0, pragma.line - 3) : pragma.line + 1]
     comments = [line.partition("//")[2] + line.partition("/*")[2] for line in nearby]
     if not any(_PROOF in comment.lower() for comment in comments):

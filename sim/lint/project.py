@@ -8,12 +8,11 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from .grammar import read_pragma
 from .pragmas import Pragma
 from .rules import RULES, Finding
-from .tree import FUNCTION_KINDS, LOOP_KINDS, Node, Unit, constant, symbol
+from .tree import FUNCTION_KINDS, LOOP_KINDS, Node, Unit, constant, read_source, symbol
 
 _ARITHMETIC: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -172,7 +171,7 @@ class Project:
 
     def _read_pragmas(self) -> Iterator[Placed]:
         places = sorted({place for unit in self.units for place in unit.pragmas}, key=lambda p: (p.file, p.offset))
-        text_of = functools.lru_cache(maxsize=None)(lambda file: Path(file).read_text(encoding="utf-8"))
+        text_of = functools.lru_cache(maxsize=None)(read_source)
         by_file: dict[str, list[Function]] = {}
         for function in self.functions.values():
             by_file.setdefault(function.node.file, []).append(function)

@@ -20,7 +20,7 @@ from .placement import check_placement
 from .project import Project
 from .rules import RULES, Finding
 from .subset import check_subset
-from .tree import LintError, Unit, parse_unit
+from .tree import LintError, Unit, parse_unit, read_source
 
 DEFAULT_DEFINES = ("SYSTOLORA_NATIVE", "__SYNTHESIS__")
 DEFAULT_TOP = "systolora_top"
@@ -143,7 +143,7 @@ def _read_configuration(folder: Path) -> tuple[str | None, list[Path]]:
     top: str | None = None
     files: list[Path] = []
     for configuration in sorted(folder.rglob(_CONFIGURATION))[:1]:
-        for line in configuration.read_text(encoding="utf-8").splitlines():
+        for line in read_source(configuration).splitlines():
             key, _, value = (part.strip() for part in line.partition("="))
             if key == "syn.top":
                 top = value

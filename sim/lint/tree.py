@@ -79,6 +79,11 @@ def compiler_headers() -> tuple[str, ...]:
     return ()
 
 
+def read_source(path: Path | str) -> str:
+    """The text of a source. Comments of another encoding than UTF-8, ordinary in vendors' files, keep their lines."""
+    return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
 class Node:
     """One cursor of a syntax tree: its kind by name, its parent and its children.
 

@@ -82,10 +82,33 @@ def test_fetch_from_a_folder(tmp_path: Path) -> None:
 def test_fetch_over_http_replaces_an_older_one(tmp_path: Path, server: str) -> None:
     publish(tmp_path / "www")
     old = tmp_path / "cache/kv260"
-    old.mkdir(parents=True)
+    listed = publish(tmp_path / "cache")
+    stale = FileEntry("stale.bit", hashlib.sha256(b"old").hexdigest(), 3)
+    (old / "manifest.json").write_text(render_manifest(replace(listed, files=(*listed.files, stale))))
     (old / "stale.bit").write_bytes(b"old")
     assert verify(fetch("kv260", server, tmp_path / "cache")) == []
     assert not (old / "stale.bit").exists()
+
+
+@pytest.mark.parametrize("kept", ["kv260/notes.txt", "kv260", "kv260/sub/thesis.txt"])
+@pytest.mark.parametrize("fetched_before", [True, False])
+def test_what_no_fetch_made_is_never_replaced(tmp_path: Path, kept: str, fetched_before: bool) -> None:
+    if fetched_before and kept != "kv260":
+        publish(tmp_path / "cache")
+    file = tmp_path / "cache" / kept
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    publish(tmp_path / "away")
+    with pytest.raises(FetchError, match="kv260: it holds files of no bitstream.*give another --cache"):
+        fetch("kv260", str(tmp_path / "away"), tmp_path / "cache")
+    assert file.read_text() == "mine"
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    publish(tmp_path / "away")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FetchError, match="file/cache: it cannot be written: Not a directory; give another --cache"):
+        fetch("kv260", str(tmp_path / "away"), tmp_path / "file" / "cache")
 
 
 def test_a_failed_fetch_leaves_the_old_folder(tmp_path: Path) -> None:

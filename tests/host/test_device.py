@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from systolora.device import BackendError, open_device
-from systolora.hls.config import ArrayConfig, ConfigError
+from systolora.hls.config import ArrayConfig, ConfigError, board_config
 from systolora.offloading.layer import OffloadedLayer
 from systolora.offloading.linear import Adapter, offloaded_linear
 from systolora.offloading.quantization import QuantizationConfig
@@ -42,6 +42,8 @@ def test_a_backend_that_does_not_exist() -> None:
         open_device("gpu")
     with pytest.raises(BackendError, match="goes with backend 'board', not 'csim'"):
         open_device("csim", emulated_board="kv260")
+    with pytest.raises(BackendError, match="a configuration of another accelerator"):
+        open_device("board", board_config("zcu104"), emulated_board="kv260")
 
 
 @pytest.mark.parametrize(

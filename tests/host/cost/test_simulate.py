@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from systolora.cli.simulate import run_simulation
+from systolora.cli.options import make_console
+from systolora.cli.simulate import print_simulation, run_simulation
 from systolora.cost.performance_page import like_the_paper, render_page
 from systolora.cost.policies import POLICIES, array_alone
+from systolora.cost.report import render_report
 from systolora.cost.run import run_simulate
 from systolora.cost.settings import SimulateSettings
 from systolora.cost.sharing import key_value_variants
@@ -246,6 +248,73 @@ def test_charts_escape_their_texts_and_scale_their_bars() -> None:
         note: (float(x), float(y)) for x, y, note in re.findall(r'cx="([\d.]+)" cy="([\d.]+)".*?<title>(\w+)', roof)
     }
     assert places["low"][0] < places["high"][0] and places["low"][1] > places["high"][1]
+
+
+def _drawn_texts(chart: str) -> list[tuple[float, float, str]]:
+    """Of each text its left and right end, by the width of its letters."""
+    found = []
+    for tag, text in re.findall(r"<text ([^>]*)>([^<]*)</text>", chart):
+        x, width = float(re.search(r'x="([\d.]+)"', tag)[1]), 6.3 * len(text)  # type: ignore[index]
+        shift = {"middle": width / 2, "end": width}.get((re.search('anchor="([a-z]+)"', tag) or "  ")[1], 0.0)
+        found.append((x - shift, x - shift + width, text))
+    return found
+
+
+def test_charts_are_as_narrow_as_a_phone_and_no_text_leaves_them(everything: Workload) -> None:
+    done = simulate_workload(SimulateSettings(targets="all"), everything)
+    page = render_report(done)
+    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(charts) == 6
+    for chart in charts:
+        assert 'viewBox="0 0 440 ' in chart, "at 420 pixels the text of 11 is still one of 10"
+        for left, right, text in _drawn_texts(chart):
+            assert left >= -2 and right <= 442, text
+    assert "e+0" not in page
+
+
+def test_each_line_of_the_roofline_is_named_by_a_sample_of_itself() -> None:
+    dots = [Dot(10.0, 0.1, 1.0, 0, "low")]
+    roof = roofline(dots, 1.6, [("memory", 19.2), ("ports", 9.6)], ["one"])
+    names = re.findall(r'<line class="(roof r\d)"[^>]*/>\n?<text[^>]*>([^<]*)</text>', roof)
+    assert names == [("roof r0", "memory"), ("roof r1", "ports")]
+    lines = dict(re.findall(r'<polyline class="(roof r\d)".*?<title>(\w+)</title>', roof))
+    assert lines == dict(names)
+
+
+def test_the_tables_stand_in_80_columns_with_nothing_cut(
+    everything: Workload, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = simulate_workload(SimulateSettings(targets="all"), everything)
+    print_simulation(done, make_console())
+    text = capsys.readouterr().out
+    assert "\u2026" not in text and "forward_context" in text
+    tables = text[text.index("dataflow") : text.index("step:")]
+    assert all(len(line) <= 80 for line in tables.splitlines())
+    assert f"{done.policies['auto'].cycles / 1e6:,.2f}" in tables
+
+
+@pytest.mark.parametrize("option", ["html", "trace"])
+def test_results_go_over_our_own_files_and_over_no_other(tmp_path: Path, option: str) -> None:
+    for kind in ("thesis", "folder", "file/below", "device"):
+        path = tmp_path / kind
+        if kind == "thesis":
+            path.write_text("mine")
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "device":
+            path = Path("/dev/null")
+        else:
+            path.parent.write_text("mine")
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(UserError, match=f"--{option} {path}: "):
+            run_simulate(replace(SimulateSettings(), **{option: str(path)}))
+        assert sorted(tmp_path.rglob("*")) == before and not Path("/dev/null").is_file()
+    assert (tmp_path / "thesis").read_text() == (tmp_path / "file").read_text() == "mine"
+    ours = tmp_path / "new" / "result"
+    for _ in range(2):
+        run_simulate(replace(SimulateSettings(trace_events=20), **{option: str(ours)}))
+    assert ours.stat().st_size > 500
 
 
 def test_the_page_names_only_rows_that_have_both_gains() -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.torch import load_file
+from systolora.board.errors import BoardOpenError
 from systolora.cli.app import app
-from systolora.demo.run import DemoSettings, demo_prompts, recipe, run_demo
+from systolora.demo.run import MAKER, demo_prompts, recipe, run_demo
+from systolora.demo.settings import DemoSettings
 from systolora.errors import UserError
+from systolora.outputs import claim_folder
 from systolora.training.adapter import ADAPTER_FILE
 from systolora.training.trainer import train
 from typer.testing import CliRunner
@@ -73,6 +79,42 @@ def test_prompts_ask_for_the_concept_in_all_colours() -> None:
 def test_mistakes_get_one_line(tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         run_demo(DemoSettings(out=tmp_path, **settings), Console(quiet=True))
+
+
+def test_a_second_demo_takes_its_own_folder_over_and_removes_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw_nothing(pipeline: object, prompts: list[str]) -> np.ndarray:
+        return np.zeros((len(prompts), 16, 16, 3), np.uint8)
+
+    monkeypatch.setattr("systolora.demo.run.generate_pictures", draw_nothing)
+    settings = DemoSettings(out=tmp_path / "out", steps=2)
+    claim_folder(settings.out, MAKER)
+    for name in ("notes.txt", "pictures/sprite_00000.png", "pictures/metadata.jsonl"):
+        (settings.out / name).parent.mkdir(exist_ok=True)
+        (settings.out / name).write_text("old")
+    run_demo(settings, Console(quiet=True))
+    assert (settings.out / "notes.txt").read_text() == "old"
+    assert (settings.out / "index.html").is_file()
+    assert len(list((settings.out / "pictures").iterdir())) == 112 + 1
+    assert len((settings.out / "pictures" / "metadata.jsonl").read_text().splitlines()) == 112
+
+
+def test_a_backend_that_is_not_here_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynq", None)
+    with pytest.raises(BoardOpenError, match="pynq cannot be imported"):
+        run_demo(DemoSettings(out=tmp_path / "out", backend="board"), Console(quiet=True))
+    with pytest.raises(BoardOpenError, match="pynq cannot be imported"):
+        run_demo(DemoSettings(out=tmp_path / "out", backend="board", emulated_board="kv260"), Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_the_page_keep_their_shape_on_a_phone(short_demo: tuple[Path, dict[str, float]]) -> None:
+    page = (short_demo[0] / "index.html").read_text()
+    assert re.search(r"\bimg \{[^}]*max-width: 100%;[^}]*height: auto;", page)
+    assert re.search(r"\.pictures img \{[^}]*min-width: 64px;[^}]*aspect-ratio: 1;", page)
 
 
 @pytest.mark.slow

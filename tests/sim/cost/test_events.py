@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import End, Fence, Gemm, Instruction
-from systolora.sim.cost.events import TRACKS, program_events, write_trace
+from systolora.sim.cost.events import TRACKS, program_events, render_trace
 from systolora.sim.cost.instruction_times import instruction_cycles
 from systolora.sim.cost.tile_times import Machine
 from systolora.sim.cost.unit_times import ArrayKind
@@ -85,7 +85,7 @@ def test_a_trace_is_chrome_s_format(tmp_path: Path) -> None:
     at = machine(random)
     program = random_program(at.config, random, 6)
     events = list(program_events(at, program, {0: "forward_base of to_k"}))
-    write_trace(tmp_path / "trace.json", at.config, events)
+    (tmp_path / "trace.json").write_text(render_trace(at.config, events))
     trace = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     names = [item["args"]["name"] for item in trace if item["ph"] == "M"]
     assert tuple(names) == TRACKS

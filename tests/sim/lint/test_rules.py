@@ -140,6 +140,13 @@ def test_simulation_only_code_is_not_checked_but_other_guards_are(project: Path)
     assert rules_of(project) == {"SUB02"}
 
 
+def test_a_comment_in_latin_1_changes_no_finding(project: Path) -> None:
+    text = (project / "top.cpp").read_text(encoding="utf-8").replace("load_words:\n", "").replace("// ", "// größe ")
+    (project / "top.cpp").write_bytes(text.encode("latin-1"))
+    (project / "hls_config.cfg").write_bytes("# für\nsyn.top=systolora_top\nsyn.file=top.cpp\n".encode("latin-1"))
+    assert rules_of(project) == {"LOOP05"}
+
+
 def test_missing_things_are_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LintError, match="no folder .*nowhere: give the folder"):
         lint_folder(tmp_path / "nowhere")
