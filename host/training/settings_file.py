@@ -50,7 +50,7 @@ def _pairs(path: Path, text: str) -> list[tuple[str, Any]]:
         if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
             depth += 1
             if depth > 1:
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise UserError(f"--config {path}, line {line}: a list or a mapping; expected 'name: value'")
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             depth -= 1
