@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,20 +49,29 @@ class Batch:
         return Batch(*(tensor[rank::world] for tensor in (self.latents, self.noise, self.timesteps, self.text)))
 
 
-def encode_data(parts: PipelineParts, settings: TrainSettings) -> EncodedPictures:
+def encode_data(
+    parts: PipelineParts, settings: TrainSettings, on_picture: Callable[[int, int], None] | None = None
+) -> EncodedPictures:
     """Reads and encodes the pictures and captions of a run.
+
+    Args:
+        on_picture: called with (pictures encoded so far, all of them), from (0, all) on.
 
     Raises:
         UserError: for a bad folder, picture or caption.
     """
     pictures = find_pictures(Path(settings.data), settings.prompt)
     resolution = settings.resolution or parts.resolution
+    if on_picture:
+        on_picture(0, len(pictures))
     pixels = torch.stack([torch.from_numpy(load_picture(picture.path, resolution)) for picture in pictures])
     views = [pixels, pixels.flip(-1)] if settings.random_flip else [pixels]
     encoded = [encode_pictures(parts.vae, view) for view in views]
     captions = [picture.caption for picture in pictures]
     text = encode_captions(parts.tokenizer, parts.text_encoder, [*captions, ""])
     mean, deviation = (torch.stack(tensors) for tensors in zip(*encoded, strict=True))
+    if on_picture:
+        on_picture(len(pictures), len(pictures))
     return EncodedPictures(mean, deviation, text[:-1], text[-1])
 
 

@@ -53,8 +53,8 @@ def settings(pictures: Path, tmp_path: Path) -> TrainSettings:
 
 KILLED_RUN = """
 import json, os, signal, sys
-from systolora.settings import TrainSettings
-from systolora.train import train
+from systolora.training.settings import TrainSettings
+from systolora.training.trainer import train
 settings, last = TrainSettings(**json.loads(sys.argv[1])), int(sys.argv[2])
 train(settings, lambda report: report.step == last and os.kill(os.getpid(), signal.SIGKILL))
 """
