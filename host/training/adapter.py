@@ -67,7 +67,7 @@ def save_adapter(unet: nn.Module, folder: Path, settings: TrainSettings) -> Path
         OSError: if it cannot be written.
     """
     tensors = adapter_tensors(unet)
-    if not finite(list(tensors.values())):
+    if not finite(tensors.values()):
         raise UserError("the adapter holds values that are not finite and is not written: lower --learning-rate")
     if not any(tensor.any() for name, tensor in tensors.items() if ".lora.up." in name):
         raise UserError("the adapter is still all zero after training: raise --learning-rate or --steps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -76,6 +77,6 @@ class Objective:
         return most / (snr + 1) if self.prediction == "v_prediction" else most
 
 
-def finite(tensors: list[Tensor]) -> bool:
+def finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no tensor holds a NaN or an infinity."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +25,15 @@ from .batches import EncodedPictures, draw_batch, encode_data, generator
 from .folder import LOG_FILE, rescue
 from .interrupts import StopFlag, Stopped, signal_name
 from .objective import Objective, finite
+from .optimization import NotFiniteError, Optimization
 from .parallel import Processes
 from .peak_memory import peak_bytes
 from .records import Records
+from .reports import StepReport, TrainResult
 from .settings import TrainSettings, check_settings
 from .state import put_state, take_state
 
 __all__ = ["LOG_FILE", "StepReport", "TrainResult", "Trainer", "train"]
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What a step tells: its number from 1, loss (mean over the global batch), learning rate, seconds."""
-
-    step: int
-    loss: float
-    learning_rate: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run leaves: the adapter's file, the loss of every step, seconds of this process, the most memory that it ever held, in
-    bytes, the device's report."""
-
-    adapter: Path
-    losses: list[float]
-    seconds: float
-    peak_bytes: int
-    offload_report: str
-
-    @property
-    def final_loss(self) -> float:
-        """Mean loss of the last tenth of the steps."""
-        tail = self.losses[-max(1, len(self.losses) // 10) :]
-        return sum(tail) / len(tail)
 
 
 class Trainer:
@@ -122,15 +96,10 @@ class Trainer:
             self.unet.enable_gradient_checkpointing()
         self.unet.train()
         self.handle = self._offload() if settings.precision == "int8" or settings.method != "lora" else None
-        named = {name: value for name, value in self.unet.named_parameters() if value.requires_grad}
-        self.named_parameters, self.parameters = named, list(named.values())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        self._rate_factor = self._make_schedule()
+        self.optimization = Optimization(self.unet, settings)
         self.start = self._restore()
         if self.processes.first:
-            self.records.begin(self.start, sum(parameter.nbytes for parameter in self.parameters))
+            self.records.begin(self.start, self.optimization.bytes)
 
     def _offload(self) -> Any:
         from systolora.offloading.model import offload
@@ -147,17 +116,10 @@ class Trainer:
             return attach_for(self.unet, self.settings, self.device, quantization)
         return offload(self.unet, targets=self.settings.targets, device=self.device, quantization=quantization)
 
-    def _make_schedule(self) -> Callable[[int], float]:
-        """From a step's number to its share of the learning rate: a function of the step alone, so it needs no state."""
-        from diffusers.optimization import get_scheduler
-
-        settings = self.settings
-        name = "constant_with_warmup" if settings.schedule == "constant" and settings.warmup else settings.schedule
-        scheduler: Any = get_scheduler(
-            name, self.optimizer, num_warmup_steps=settings.warmup, num_training_steps=settings.steps
-        )
-        factor: Callable[[int], float] = scheduler.lr_lambdas[0]
-        return factor
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The adapter's, which are trained."""
+        return self.optimization.parameters
 
     def run(self, on_step: Callable[[StepReport], None] | None = None) -> TrainResult:
         """Trains to the last step, writes the adapter, and returns what came out.
@@ -220,7 +182,8 @@ class Trainer:
             text += "; nothing was saved, as --checkpoint-every is 0"
         else:
             try:
-                self.checkpoint(done)
+                if done > self.start:
+                    self.checkpoint(done)
                 text += "; go on with --resume"
             except OSError as error:
                 text += f"; its checkpoint cannot be written ({error.strerror or error}), {self.records.last()}"
@@ -234,11 +197,25 @@ class Trainer:
             UserError: if loss, gradients or new weights are not finite.
         """
         began = time.perf_counter()
-        settings, total = self.settings, 0.0
         if self.handle:
             self.handle.step = step
         # For models with dropout: it repeats in a run that goes on.
-        torch.manual_seed(generator("step", settings.seed, step, self.processes.rank).initial_seed())
+        seed = generator("step", self.settings.seed, step, self.processes.rank).initial_seed()
+        torch.default_generator.manual_seed(seed)
+        try:
+            loss = self._gradients(step)
+            self.optimization.apply(step)
+        except NotFiniteError as error:
+            if step == 0 and finite(self.parameters):
+                cause = "before anything was trained: the weights in --model are damaged or overflow"
+            else:
+                cause = f"lower --learning-rate; {self.records.last()}"
+            raise UserError(f"{error}: {cause}") from None
+        return StepReport(step + 1, loss, self.optimization.rate(step), time.perf_counter() - began)
+
+    def _gradients(self, step: int) -> float:
+        """The loss of a step, whose gradients then lie in the parameters."""
+        settings, total = self.settings, 0.0
         for micro in range(settings.accumulation):
             batch = draw_batch(self.data, settings, self.objective.timesteps, step, micro)
             loss = self.objective.loss(self.unet, batch.part(self.processes.rank, self.processes.world))
@@ -246,28 +223,9 @@ class Trainer:
             total += loss.item() / settings.accumulation
         total = self.processes.mean_of(total)
         if not math.isfinite(total):
-            raise self._diverged(f"the loss of step {step + 1} is {total}", step)
+            raise NotFiniteError(f"the loss of step {step + 1} is {total}")
         self.processes.average_gradients(self.parameters)
-        self._clip(step)
-        rate = settings.learning_rate * self._rate_factor(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if not finite(self.parameters):
-            raise self._diverged(f"the adapter's weights are not finite after step {step + 1}", step)
-        return StepReport(step + 1, total, rate, time.perf_counter() - began)
-
-    def _clip(self, step: int) -> None:
-        limit = self.settings.max_grad_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
-        if not math.isfinite(norm):
-            raise self._diverged(f"the norm of the gradients of step {step + 1} is {norm}", step)
-
-    def _diverged(self, what: str, step: int) -> UserError:
-        if step == 0 and finite(self.parameters):
-            return UserError(f"{what}, before anything was trained: the weights in --model are damaged or overflow")
-        return UserError(f"{what}: lower --learning-rate; {self.records.last()}")
+        return total
 
     def checkpoint(self, step: int) -> None:
         """Writes the state after `step` steps.
@@ -276,7 +234,7 @@ class Trainer:
             OSError: if it cannot be written; those that are there stay.
         """
         if self.processes.first:
-            state = take_state(self.named_parameters, self.optimizer, self.handle)
+            state = take_state(self.optimization.named, self.optimization.optimizer, self.handle)
             self.records.checkpoint(step, self.losses, state)
 
     def _restore(self) -> int:
@@ -287,7 +245,7 @@ class Trainer:
             self.notes.append(f"--resume: there is no checkpoint in {self.output} yet; the run starts at step 1")
             return 0
         losses, state = found
-        put_state(state, self.named_parameters, self.optimizer, self.handle)
+        put_state(state, self.optimization.named, self.optimization.optimizer, self.handle)
         self.losses = losses
         self.notes.append(f"going on after step {len(losses)} of {self.settings.steps}")
         return len(losses)
