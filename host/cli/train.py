@@ -1,37 +1,53 @@
-"""What `systolora train` prints: a progress bar with loss, speed and time left, then what was written where."""
+"""What `systolora train` prints: what is loaded and trained, progress, then what was written where; and how it ends by a signal."""
 
 from __future__ import annotations
 
 import json as jsonlib
+import os
 
+import typer
 from rich.console import Console
-from systolora.training.progress import train_with_progress
+from systolora.training.interrupts import EndAtOnce, Stopped, exit_code
 from systolora.training.settings import TrainSettings
-from systolora.training.trainer import Trainer
 
 
 def run_training(settings: TrainSettings, json: bool) -> None:
-    """Trains with a progress bar; Ctrl-C writes a checkpoint first."""
-    console = Console(stderr=json)
-    console.print("loading the model and encoding the pictures ...")
-    trainer = Trainer(settings)
-    for note in trainer.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+    """Trains and prints; a signal ends it after the step, with a checkpoint.
+
+    Of several processes the first one prints.
+    """
+    quiet = os.environ.get("RANK", "0") != "0"
+    with EndAtOnce(None if quiet else " before the first step: nothing was changed; start it again") as ending:
+        _train(settings, Console(stderr=json, quiet=quiet), json and not quiet, ending)
+
+
+def _train(settings: TrainSettings, console: Console, json: bool, ending: EndAtOnce) -> None:
+    from systolora.training.parallel import ToldElsewhere
+    from systolora.training.progress import load_with_progress, say, train_with_progress
+
+    quiet = console.quiet
+    trainer = None
     try:
+        trainer = load_with_progress(settings, console)
+        ending.text = None if quiet else " at once: what came after the last checkpoint is lost; go on with --resume"
         result = train_with_progress(trainer, console, "training")
-    except KeyboardInterrupt:
-        if settings.checkpoint_every and trainer.losses:
-            trainer.checkpoint(len(trainer.losses))
-            console.print(f"stopped after step {len(trainer.losses)}; go on with --resume")
-        raise
+        ending.text = None if quiet else f" after the end of the run: the adapter is in {result.adapter}"
+    except Stopped as stop:
+        if not quiet:
+            typer.echo(f"systolora: {stop}", err=True)
+        raise typer.Exit(exit_code(stop.signum)) from None
+    except ToldElsewhere:
+        raise typer.Exit(2) from None
     finally:
-        trainer.close()
-    console.print(
+        if trainer:
+            trainer.close()
+    say(
+        console,
         f"final loss {result.final_loss:.4f} after {len(result.losses)} steps, {result.seconds:.1f} s; "
-        f"peak memory {result.peak_bytes / 2**20:,.0f} MiB"
+        f"peak memory {result.peak_bytes / 2**20:,.0f} MiB",
     )
-    console.print(result.offload_report)
-    console.print(f"adapter: {result.adapter}")
+    say(console, result.offload_report)
+    say(console, f"adapter: {result.adapter}")
     if json:
         summary = {
             "adapter": str(result.adapter),

@@ -13,9 +13,11 @@ from systolora.errors import UserError
 from systolora.files import write_atomically
 from torch import Tensor, nn
 
+from .objective import finite
 from .settings import TrainSettings
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+INTLORA_FILE = "intlora_adapter.safetensors"
 SETTINGS_KEY = "systolora"
 _MODULES = {
     "kv": ["attn2.to_k", "attn2.to_v"],
@@ -58,12 +60,15 @@ def adapter_tensors(unet: nn.Module) -> dict[str, Tensor]:
 def save_adapter(unet: nn.Module, folder: Path, settings: TrainSettings) -> Path:
     """Writes the adapter as `pytorch_lora_weights.safetensors`, with peft's configuration and the settings in its header.
 
-    The file is written in one step and read back.
+    The file is written in one step and read back. It names the model's folder, but no path of this computer.
 
     Raises:
-        UserError: if every `up` factor is zero: the adapter would do nothing.
+        UserError: if a factor holds a NaN or an infinity, or every `up` factor is zero: the adapter would do nothing.
+        OSError: if it cannot be written.
     """
     tensors = adapter_tensors(unet)
+    if not finite(tensors.values()):
+        raise UserError("the adapter holds values that are not finite and is not written: lower --learning-rate")
     if not any(tensor.any() for name, tensor in tensors.items() if ".lora.up." in name):
         raise UserError("the adapter is still all zero after training: raise --learning-rate or --steps")
     path = folder / ADAPTER_FILE
@@ -76,12 +81,20 @@ def save_adapter(unet: nn.Module, folder: Path, settings: TrainSettings) -> Path
 
 def _header(unet: Any, settings: TrainSettings) -> dict[str, str]:
     (config,) = unet.peft_config.values()
-    peft = {f"unet.{name}": _plain(value) for name, value in config.to_dict().items()}
+    # peft may note where the base model was loaded from.
+    known = config.to_dict() | {"base_model_name_or_path": None}
+    peft = {f"unet.{name}": _plain(value) for name, value in known.items()}
     return {
         "format": "pt",
         "lora_adapter_metadata": json.dumps(peft, sort_keys=True, default=str),
-        SETTINGS_KEY: json.dumps(settings.as_dict(), sort_keys=True),
+        SETTINGS_KEY: json.dumps(public_settings(settings), sort_keys=True),
     }
+
+
+def public_settings(settings: TrainSettings) -> dict[str, Any]:
+    """The settings as they may stand in a file that is given away: of the model's folder the name, of the others nothing."""
+    own = {name: value for name, value in settings.as_dict().items() if name not in ("data", "output")}
+    return own | {"model": Path(settings.model).resolve().name}
 
 
 def _plain(value: object) -> object:

@@ -1,53 +1,140 @@
-"""Checkpoints of a training run: written whole or not at all, so that a kill at any moment loses no finished one."""
+"""Checkpoints of a training run: safetensors with a JSON header, sealed by a checksum, written whole or not at all.
+
+A kill at any moment loses no finished checkpoint, and a file that is damaged anywhere is refused. Nothing is unpickled.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from systolora.errors import UserError
 from systolora.files import write_atomically
+from torch import Tensor
 
 FOLDER = "checkpoints"
-_NAME = re.compile(r"step-(\d+)\.pt")
+VERSION = 2
+"""Of the format. Version 1 was a pickle, with the ending .pt."""
+
+_KEY = "systolora_checkpoint"
+_SEAL = "sha256:"
+_UNSEALED = _SEAL + "0" * 64
+_NAME = re.compile(r"step-(\d{1,12})\.safetensors")
+_OLD_NAME = re.compile(r"step-\d+\.pt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after some optimizer steps.
+
+    Attributes:
+        step: how many. facts: what JSON can hold; floats keep their bits. tensors: by name.
+    """
+
+    step: int
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
 
 
 def list_checkpoints(output: Path) -> list[tuple[int, Path]]:
     """(step, file) of the finished checkpoints, oldest first."""
     folder = output / FOLDER
-    found = ((match, path) for path in folder.glob("step-*.pt") if (match := _NAME.fullmatch(path.name)))
+    found = ((match, path) for path in folder.glob("step-*.safetensors") if (match := _NAME.fullmatch(path.name)))
     return sorted((int(match[1]), path) for match, path in found)
 
 
-def save_checkpoint(output: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Writes the state after `step` optimizer steps and removes all but the newest `keep`."""
-    import io
+def old_checkpoints(output: Path) -> list[Path]:
+    """Checkpoints that an earlier version wrote as pickles."""
+    return sorted(path for path in (output / FOLDER).glob("step-*.pt") if _OLD_NAME.fullmatch(path.name))
 
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    path = output / FOLDER / f"step-{step:07d}.pt"
-    write_atomically(path, buffer.getvalue())
+
+def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
+    """The contents of a checkpoint's file."""
+    header = {"version": VERSION, "step": checkpoint.step, "facts": checkpoint.facts, "checksum": _UNSEALED}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    data = save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)})
+    return data.replace(_UNSEALED.encode(), _seal(data).encode(), 1)
+
+
+def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Writes a checkpoint and then removes all but the newest `keep`.
+
+    Raises:
+        OSError: if it cannot be written; those that are there stay.
+    """
+    path = output / FOLDER / f"step-{checkpoint.step:07d}.safetensors"
+    write_atomically(path, checkpoint_bytes(checkpoint))
     for _, old in list_checkpoints(output)[:-keep]:
         old.unlink(missing_ok=True)
     return path
 
 
-def load_checkpoint(output: Path) -> tuple[int, dict[str, Any]] | None:
-    """(step, state) of the newest checkpoint, or None if there is none.
+def load_checkpoint(output: Path) -> Checkpoint | None:
+    """The newest checkpoint, or None if there is none.
 
     Raises:
-        UserError: if the newest one cannot be read.
+        UserError: if the newest one is damaged or cannot be read, or only those of an earlier version are there.
     """
     found = list_checkpoints(output)
     if not found:
+        refuse_old(output)
         return None
     step, path = found[-1]
+    before = f"step {found[-2][0]}" if len(found) > 1 else "the start"
     try:
-        return step, torch.load(path, weights_only=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:120]
+        return parse_checkpoint(path.read_bytes(), step)
+    except OSError as error:
+        raise UserError(f"{path}: the checkpoint cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: the checkpoint cannot be read ({error}); delete it to go on from {before}") from None
+
+
+def refuse_old(output: Path) -> None:
+    """Raises UserError if checkpoints of an earlier version lie there."""
+    old = old_checkpoints(output)
+    if old:
         raise UserError(
-            f"{path}: the checkpoint cannot be read ({reason}); delete it to go on from the one before"
-        ) from None
+            f"{old[-1]}: a checkpoint of an earlier version, a pickle, which is not read any more; give another --output, or delete it"
+        )
+
+
+def parse_checkpoint(data: bytes, step: int) -> Checkpoint:
+    """What `checkpoint_bytes` made.
+
+    Args:
+        step: that the file's name says.
+
+    Raises:
+        ValueError: for anything else; a single changed bit is found.
+    """
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
+        seal, version = header["checksum"], header["version"]
+        if not isinstance(seal, str) or data.count(seal.encode()) != 1:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError, MemoryError, OverflowError):
+        raise ValueError("it is damaged or truncated") from None
+    if seal != _seal(data.replace(seal.encode(), _UNSEALED.encode(), 1)):
+        raise ValueError("it is damaged: its checksum does not match")
+    if version != VERSION:
+        raise ValueError(f"it has version {version} of the format, this program reads version {VERSION}")
+    try:
+        checkpoint = Checkpoint(int(header["step"]), dict(header["facts"]), load(data))
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        raise ValueError("it does not hold what a checkpoint holds") from None
+    if checkpoint.step != step:
+        raise ValueError(f"it was renamed: it holds step {checkpoint.step}")
+    return checkpoint
+
+
+def _seal(unsealed: bytes) -> str:
+    """The checksum of a file whose place for it holds zeros."""
+    return _SEAL + hashlib.sha256(unsealed).hexdigest()

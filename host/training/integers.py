@@ -13,9 +13,8 @@ from systolora.offloading.quantization import QuantizationConfig
 from systolora.sim.functional.device import Device
 from torch import nn
 
+from .adapter import INTLORA_FILE
 from .settings import TrainSettings
-
-INTLORA_FILE = "intlora_adapter.safetensors"
 
 
 def attach_for(

@@ -1,16 +1,23 @@
 """Several processes training one adapter, each with its own device: gradients are averaged, nothing else is shared.
 
-Started by `torchrun` or `accelerate launch` (they set RANK and WORLD_SIZE); the transport is gloo.
+Started by `torchrun` or `accelerate launch` (they set RANK and WORLD_SIZE); the transport is gloo. The first process writes the files
+and talks; the others are silent unless something is wrong with them alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from systolora.errors import UserError
+from torch import Tensor, nn
+
+
+class ToldElsewhere(UserError):
+    """A mistake that the first process of the run tells, so that this one need not."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,16 @@ class Processes:
         if self.world == 1:
             return value
         tensor = torch.tensor([value], dtype=torch.float64)
-        torch.distributed.all_reduce(tensor)
+        _reduce(tensor)
         return float(tensor / self.world)
+
+    def largest(self, value: int) -> int:
+        """The largest of a whole number over all processes; waits for all of them."""
+        if self.world == 1:
+            return value
+        tensor = torch.tensor([value])
+        _reduce(tensor, largest=True)
+        return int(tensor)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replaces each gradient by its mean over all processes."""
@@ -52,5 +67,45 @@ class Processes:
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
+            _reduce(parameter.grad)
             parameter.grad /= self.world
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What all processes do, each for itself: if it goes wrong in one, it ends in all, and one of them tells of it.
+
+        Raises:
+            Exception: the process's own; as `ToldElsewhere` where the first process of those with an error tells it.
+        """
+        own: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if self.world == 1:
+                raise
+            own = error
+        if self.world == 1:
+            return
+        answers: list[bool] = [False] * self.world
+        with _others_alive():
+            torch.distributed.all_gather_object(answers, own is not None)
+        if not any(answers):
+            return
+        if own is not None and answers.index(True) == self.rank:
+            raise own
+        raise ToldElsewhere("another process of the run tells what is wrong")
+
+
+def _reduce(tensor: Tensor, largest: bool = False) -> None:
+    operation = torch.distributed.ReduceOp
+    with _others_alive():
+        torch.distributed.all_reduce(tensor, operation.MAX if largest else operation.SUM)
+
+
+@contextlib.contextmanager
+def _others_alive() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"another process of the run ended: see what it says ({reason})") from None

@@ -1,0 +1,69 @@
+"""What a run depends on besides its settings, by contents: the files of the model folder, the pictures and their captions.
+
+A folder that was moved or renamed, or is named in another way, is the same; one whose files changed is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from systolora.errors import UserError
+
+from .pictures import CaptionedPicture
+
+MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".txt", ".model"})
+_SHOWN = 3
+
+Fingerprint = Mapping[str, str]
+"""File name, relative to the folder and with slashes, to SHA-256 of its contents in hexadecimal."""
+
+
+def model_fingerprint(folder: Path) -> dict[str, str]:
+    """The files of a pipeline folder that training reads; empty if there is no such folder."""
+    paths = [folder / "model_index.json", *(path for part in MODEL_PARTS for path in (folder / part).glob("**/*"))]
+    files = sorted(path for path in paths if path.suffix in _SUFFIXES and path.is_file())
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+
+
+def data_fingerprint(folder: Path, pictures: Sequence[CaptionedPicture]) -> dict[str, str]:
+    """The pictures of a data folder, each with its caption."""
+    return {
+        Path(os.path.relpath(picture.path, folder)).as_posix(): _digest(picture.path, picture.caption)
+        for picture in pictures
+    }
+
+
+def check_same(option: str, saved: Fingerprint, found: Fingerprint) -> None:
+    """Holds what is there now against what a checkpoint was trained on.
+
+    Raises:
+        UserError: saying which files changed, in one line.
+    """
+    changes = (
+        ("changed", [name for name in found if name in saved and saved[name] != found[name]]),
+        ("new", [name for name in found if name not in saved]),
+        ("gone", [name for name in saved if name not in found]),
+    )
+    said = "; ".join(f"{what}: {_some(names)}" for what, names in changes if names)
+    if said:
+        raise UserError(
+            f"--resume: {option} is not what the checkpoint was trained on ({said}); put it back, or start a run in another --output"
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _digest(path: Path, caption: str = "") -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    digest.update(b"\0" + caption.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

@@ -1,0 +1,114 @@
+"""What a run keeps in its output folder on the way: the log, and checkpoints that say what it was begun with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from systolora.errors import UserError
+from systolora.files import write_atomically
+from torch import Tensor
+
+from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from .folder import LOG_FILE, RunFolder
+from .origin import Origin
+from .settings import TrainSettings
+
+_LOSSES = "losses"
+
+
+class Records:
+    """The records of one run. Only the process that opened the folder writes; all may read."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+        self.output = Path(settings.output)
+        self._folder: RunFolder | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process holds the folder."""
+        return self._folder is not None
+
+    @cached_property
+    def origin(self) -> Origin:
+        """Of this run, read when it is first asked for."""
+        return Origin.of(self.settings)
+
+    def open_folder(self) -> None:
+        """Makes, locks and tries out the folder.
+
+        Raises:
+            UserError: if it cannot be used.
+        """
+        self._folder = RunFolder(self.output, self.settings.resume, self.settings.checkpoint_every > 0)
+
+    def begin(self, step: int, size: int) -> None:
+        """Before the first step of this process: room is there, and the log ends with step `step`.
+
+        Args:
+            size: bytes of the adapter.
+
+        Raises:
+            UserError: if the folder has no room.
+        """
+        assert self._folder is not None
+        if self.settings.checkpoint_every:
+            _ = self.origin  # of the files as they are now, not at the first checkpoint
+            size += 2 * (3 * size + 8 * self.settings.steps)
+        self._folder.check_space(size)
+        path = self.output / LOG_FILE
+        if path.exists():
+            rows = path.read_bytes().splitlines(keepends=True)[:step]
+            write_atomically(path, b"".join(row for row in rows if row.endswith(b"\n")))
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Appends a row to the log.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        with (self.output / LOG_FILE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def checkpoint(self, step: int, losses: list[float], state: Mapping[str, Tensor]) -> None:
+        """Writes a checkpoint and removes those that are too many.
+
+        Raises:
+            OSError: if it cannot be written; those that are there stay.
+        """
+        tensors = {**state, _LOSSES: torch.tensor(losses, dtype=torch.float64)}
+        save_checkpoint(self.output, Checkpoint(step, self.origin.facts(), tensors), self.settings.keep_checkpoints)
+
+    def newest(self) -> tuple[list[float], dict[str, Tensor]] | None:
+        """(loss of every step, state) of the newest checkpoint, or None.
+
+        Raises:
+            UserError: if it cannot be read, or is of another run or beyond this one's steps.
+        """
+        found = load_checkpoint(self.output)
+        if found is None:
+            return None
+        if found.step > self.settings.steps:
+            raise UserError(f"--resume: the checkpoint is at step {found.step}, beyond --steps {self.settings.steps}")
+        self.origin.check(found.facts)
+        state = dict(found.tensors)
+        losses = state.pop(_LOSSES, torch.empty(0))
+        if losses.shape != (found.step,) or losses.dtype != torch.float64:
+            raise UserError("--resume: the checkpoint lacks the losses of its steps; delete it")
+        return losses.tolist(), state
+
+    def last(self) -> str:
+        """Which checkpoint is the newest, in words."""
+        found = list_checkpoints(self.output)
+        return f"the last checkpoint is of step {found[-1][0]}" if found else "there is no checkpoint"
+
+    def close(self) -> None:
+        """Gives the folder free; a second call does nothing."""
+        if self._folder:
+            self._folder.close()
+            self._folder = None
