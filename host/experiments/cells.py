@@ -112,9 +112,9 @@ class CellTrainer(Trainer):
             return attach(self.unet, cell.intlora, self.device, quantization)
         return super()._offload()
 
-    def save(self) -> Path:
+    def _save(self, folder: Path) -> Path:
         """Writes a LoRA where that is what was trained: not the factors of weights that are on a grid."""
-        return super().save() if self.cell.method == "lora" else self.output
+        return super()._save(folder) if self.cell.method == "lora" else folder
 
 
 def run_cell(bench: Bench, cell: Cell, folder: Path) -> list[Row]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from systolora.errors import UserError
 
-from .pictures import CaptionedPicture
+from .captions import CaptionedPicture
 
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".txt", ".model"})

@@ -9,8 +9,8 @@ from typing import Any
 
 from systolora.errors import UserError
 
+from .captions import find_pictures
 from .fingerprints import check_same, data_fingerprint, model_fingerprint
-from .pictures import find_pictures
 from .settings import RESUME_FREE, TrainSettings
 
 _BY_CONTENTS = {"model": "--model", "data": "--data"}
