@@ -208,10 +208,10 @@ class Trainer:
             self.optimization.apply(step)
         except NotFiniteError as error:
             if step == 0 and finite(self.parameters):
-                cause = "before anything was trained: the weights in --model are damaged or overflow"
+                cause = ", before anything was trained: the weights in --model are damaged or overflow"
             else:
-                cause = f"lower --learning-rate; {self.records.last()}"
-            raise UserError(f"{error}: {cause}") from None
+                cause = f": lower --learning-rate; {self.records.last()}"
+            raise UserError(f"{error}{cause}") from None
         return StepReport(step + 1, loss, self.optimization.rate(step), time.perf_counter() - began)
 
     def _gradients(self, step: int) -> float:

@@ -85,6 +85,18 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
     assert [row["loss"] for row in log] == result.losses
 
 
+def test_a_run_that_is_finished_is_extended_from_its_last_step(settings: TrainSettings, tmp_path: Path) -> None:
+    short = replace(settings, precision="float32", schedule="constant", steps=3, checkpoint_every=500)
+    train(short)
+    trainer = Trainer(replace(short, steps=5, resume=True))
+    assert trainer.start == 3
+    trainer.run()
+    trainer.close()
+    whole = replace(short, steps=5, output=str(tmp_path / "whole"))
+    train(whole)
+    assert same(adapter_of(short), adapter_of(whole))
+
+
 def test_resume_refuses_other_settings(settings: TrainSettings) -> None:
     train(replace(settings, precision="float32"))
     with pytest.raises(UserError, match="--resume: --rank is 8 but the checkpoint has 4"):
