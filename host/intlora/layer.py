@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import torch
+from systolora.programs.transfers import as_own_tensor
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -97,7 +98,7 @@ class _IntegerLinear(torch.autograd.Function):
             ctx.layer, ctx.scaling, ctx.adapted, ctx.placed = layer, scaling, adapted, placed
             ctx.lead, ctx.x_dtype = lead, x.dtype
             ctx.save_for_backward(saved, down, up)
-            return y.reshape(*lead, len(up)).to(dtype)
+            return as_own_tensor(y.reshape(*lead, len(up)).to(dtype))
 
     @staticmethod
     @once_differentiable
