@@ -91,7 +91,7 @@ def test_threads_make_the_same(threads: int) -> None:
         torch.set_num_threads(1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_equal_if_and_only_if_the_bytes_are(data: st.DataObject) -> None:
     bytes_of = st.binary(min_size=1, max_size=9000)
