@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 HELD = """
 import builtins, ctypes, string, sys
 import torch, systolora
@@ -28,7 +26,7 @@ torch.manual_seed(0)
 model = nn.ModuleDict({"attn": Block()}).requires_grad_(False)
 inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_k"]), model)
 x, image = torch.randn(2, 5, 16).requires_grad_(), torch.randn(1, 4, 6, 6)
-HANDLE = systolora.offload(model, targets="all", attention_products=True, device=DEVICE)
+HANDLE = systolora.offload(model, targets="all", attention_products=True)
 y = model["attn"](x, image)
 y.backward()
 graph = model["attn"](x, image)
@@ -44,11 +42,9 @@ SURVIVORS = """
 survivors = dict(sys.modules)
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(survivors))
 """
-BOARD = 'systolora.open_device("board", emulated_board="kv260")'
 
 
-@pytest.mark.parametrize("device", ["None", BOARD], ids=["emulator", "board"])
-def test_nothing_is_printed_at_the_end(device: str) -> None:
-    code = HELD.replace("DEVICE", device) + SURVIVORS
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+def test_nothing_is_printed_at_the_end() -> None:
+    command = [sys.executable, "-c", HELD + SURVIVORS]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
