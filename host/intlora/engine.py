@@ -176,7 +176,7 @@ class DeviceEngine(Engine):
         if saved is not None:
             residents["saved"] = self.session.pool.kept(saved).buffer
         wanted: list[str] = [result for result in ("grad_x", "grad_weight") if result in template.names]
-        results = self._run(template, name, {"g": g}, residents, wanted)
+        results = self._run(template, name, {"g": g}, residents, wanted, gradient=True)
         return results.get("grad_x"), results.get("grad_weight")
 
     def factor_gradients(
@@ -185,9 +185,8 @@ class DeviceEngine(Engine):
         """See `Engine.factor_gradients`."""
         shape = LayerShape(down.shape[1], up.shape[0], up.shape[1], False)
         inputs = {"grad_product": grad, "up": up, "down": down}
-        results = self._run(
-            self.session.template(FactorPlan(shape, scaling)), name, inputs, {}, ["grad_up", "grad_down"]
-        )
+        template, wanted = self.session.template(FactorPlan(shape, scaling)), ["grad_up", "grad_down"]
+        results = self._run(template, name, inputs, {}, wanted, gradient=True)
         return results["grad_up"], results["grad_down"]
 
     def close(self) -> None:
@@ -206,12 +205,13 @@ class DeviceEngine(Engine):
         inputs: dict[str, Any],
         residents: dict[str, Any],
         outputs: list[str],
+        gradient: bool = False,
     ) -> dict[str, Tensor]:
         self.session.check_open(name)
         for gemm in template.gemms:
             self.gemms[gemm.kind] += 1
             self.macs[gemm.kind] += gemm.macs
-        return self.session.run(template, name, 0, inputs, residents, outputs)
+        return self.session.run(template, name, 0, inputs, residents, outputs, None, gradient)
 
 
 class TorchEngine(Engine):

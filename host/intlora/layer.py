@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from systolora.programs.transfers import as_own_tensor
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -120,7 +121,7 @@ class _IntegerLinear(torch.autograd.Function):
             ctx.layer, ctx.scaling, ctx.adapted, ctx.placed = layer, scaling, adapted, placed
             ctx.lead, ctx.x_dtype = lead, x.dtype
             ctx.save_for_backward(saved, down, up)
-            return y.reshape(*lead, len(up)).to(dtype)
+            return as_own_tensor(y.reshape(*lead, len(up)).to(dtype))
 
     @staticmethod
     @once_differentiable

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from systolora.programs.transfers import element_type
+from systolora.programs.transfers import as_own_tensor, element_type
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -36,7 +36,7 @@ def offloaded_attention(layer: OffloadedLayer, q: Tensor, k: Tensor, v: Tensor, 
         [..., queries, value_width] in the type of q.
 
     Raises:
-        NonFiniteTensorError: if a tensor to be quantized holds a NaN or an infinity.
+        NonFiniteTensorError: if a tensor to be quantized holds a NaN or an infinity; in the backward pass the gradients are NaN then.
         RuntimeError: if the offload was undone.
     """
     layer.session.check_open(layer.name)
@@ -58,7 +58,7 @@ class _Attention(torch.autograd.Function):
         o = layer.run(template, {"p": p, "v": v}, outputs=["o"])["o"]
         ctx.layer, ctx.shape, ctx.scale = layer, shape, scale
         ctx.save_for_backward(q, k, v, p)
-        return o.view(*q.shape[:-1], v.shape[-1]).to(q.dtype)
+        return as_own_tensor(o.view(*q.shape[:-1], v.shape[-1]).to(q.dtype))
 
     @staticmethod
     @once_differentiable
@@ -86,7 +86,8 @@ def _run(layer: OffloadedLayer, plan: Any, values: dict[str, Tensor]) -> dict[st
     """Runs a gradient's program with those of the values that it takes; returns all its results."""
     template = layer.session.template(plan)
     inputs = {name: value for name, value in values.items() if name in template.names}
-    return layer.run(template, inputs, outputs=[name for name in template.names if name not in values])
+    outputs = [name for name in template.names if name not in values]
+    return layer.run(template, inputs, outputs=outputs, gradient=True)
 
 
 class _Redirect(TorchFunctionMode):

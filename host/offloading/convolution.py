@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from systolora.programs.contents import Contents
 from systolora.programs.tensors import ElementType
-from systolora.programs.transfers import element_type
+from systolora.programs.transfers import as_own_tensor, element_type
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -36,7 +37,7 @@ def offloaded_convolution(
         [batch, channels_out, height, width], channels last in memory, in the type of x or of autocast.
 
     Raises:
-        NonFiniteTensorError: if x or grad_y holds a NaN or an infinity.
+        NonFiniteTensorError: if x or the weight holds a NaN or an infinity. If grad_y does, grad_x is NaN.
         RuntimeError: if the offload was undone.
     """
     layer.session.check_open(layer.name)
@@ -66,9 +67,14 @@ class _OffloadedConvolution(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.call, ctx.x_shape, ctx.x_dtype = call, x.shape, x.dtype
         ctx.save_for_backward(weight)
+        ctx.weight_seen = None
         with torch.autocast(x.device.type, enabled=False):
-            y = _forward(call, x, weight, bias) if call.on("forward_base") else _forward_float32(call, x, weight, bias)
-        return y.to(x.device, call.dtype)
+            if call.on("forward_base"):
+                ctx.weight_seen = _place_weight(call, weight)
+                y = _forward(call, x, bias)
+            else:
+                y = _forward_float32(call, x, weight, bias)
+        return as_own_tensor(y.to(x.device, call.dtype))
 
     @staticmethod
     @once_differentiable
@@ -79,35 +85,39 @@ class _OffloadedConvolution(torch.autograd.Function):
         grad_x = None
         with torch.autocast(grad_y.device.type, enabled=False):
             if ctx.needs_input_grad[1]:
-                run = _grad_input if call.on("grad_input_base") else _grad_input_float32
-                grad_x = run(call, grad_y, weight, ctx.x_shape, ctx.x_dtype).to(grad_y.device, ctx.x_dtype)
+                if call.on("grad_input_base"):
+                    _place_weight(call, weight, ctx.weight_seen)
+                    grad_x = _grad_input(call, grad_y, ctx.x_shape, ctx.x_dtype)
+                else:
+                    grad_x = _grad_input_float32(call, grad_y, weight, ctx.x_shape)
+                grad_x = grad_x.to(grad_y.device, ctx.x_dtype)
             grad_bias = grad_y.sum((0, 2, 3), dtype=torch.float32) if ctx.needs_input_grad[3] else None
         return None, grad_x, None, grad_bias
 
 
-def _forward(call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _forward(call: _Call, x: Tensor, bias: Tensor | None) -> Tensor:
     layer, shape = call.layer, call.shape
     batch, _, height, width = x.shape
     plan = ConvolutionForwardPlan(shape, batch, (height, width), element_type(x), _result_type(call.dtype))
     template = layer.session.template(plan)
-    _place_weight(call, weight)
     if bias is not None:
         layer.place_bias(bias, template.sizes["bias"])
     y = layer.run(template, {"x": x.permute(0, 2, 3, 1)}, outputs=["y"])["y"]
     return y.unflatten(0, (batch, *shape.out_size((height, width)))).permute(0, 3, 1, 2)
 
 
-def _grad_input(call: _Call, grad_y: Tensor, weight: Tensor, x_shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _grad_input(call: _Call, grad_y: Tensor, x_shape: torch.Size, dtype: torch.dtype) -> Tensor:
     batch, _, height, width = x_shape
     plan = ConvolutionBackwardPlan(call.shape, batch, (height, width), element_type(grad_y), _result_type(dtype))
     template = call.layer.session.template(plan)
-    _place_weight(call, weight)
-    grad_x = call.layer.run(template, {"g": grad_y.permute(0, 2, 3, 1)}, outputs=["grad_x"])["grad_x"]
+    inputs = {"g": grad_y.permute(0, 2, 3, 1)}
+    grad_x = call.layer.run(template, inputs, outputs=["grad_x"], gradient=True)["grad_x"]
     return grad_x.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
 
 
-def _place_weight(call: _Call, weight: Tensor) -> None:
-    call.layer.place_weight(weight, ConvolutionWeightPlan(call.shape, element_type(weight)), call.shape.weight_matrix)
+def _place_weight(call: _Call, weight: Tensor, seen: Contents | None = None) -> Contents | None:
+    plan = ConvolutionWeightPlan(call.shape, element_type(weight))
+    return call.layer.place_weight(weight, plan, call.shape.weight_matrix, seen)
 
 
 def _forward_float32(call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -117,7 +127,7 @@ def _forward_float32(call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None
     return y
 
 
-def _grad_input_float32(call: _Call, grad_y: Tensor, weight: Tensor, x_shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _grad_input_float32(call: _Call, grad_y: Tensor, weight: Tensor, x_shape: torch.Size) -> Tensor:
     shape = call.shape
     call.layer.count_float32("grad_input_base", grad_y.numel() // len(weight) * weight.numel())
     return conv2d_input(x_shape, weight.float(), grad_y.float(), shape.stride, shape.padding)

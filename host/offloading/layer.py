@@ -5,25 +5,34 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from systolora.hls.isa import Axis
 from systolora.programs.buffers import Lease
+from systolora.programs.contents import Contents, contents_of
 from systolora.programs.spaces import ProgramTemplate
 from systolora.sim.functional.device import Buffer
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from .layer_writer import input_space
 from .session import Plan, Session, upload_array
 from .shared_inputs import InputCopies
-
-_SAMPLES = 64
-"""Elements of a weight that are compared to notice changes which torch's version counter does not see (`.data`)."""
+from .stand_ins import is_stand_in
 
 _RESIDENT = frozenset({"weight", "bias", "factors"})
 """Spaces that live as long as the layer."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Copies of down [rank, in] and up [out, rank] as a forward pass saw them."""
+
+    down: Tensor
+    up: Tensor
 
 
 class OffloadedLayer:
@@ -36,7 +45,7 @@ class OffloadedLayer:
         int8, float32: GEMMs by kind that ran on the device and in torch.
         int8_macs, float32_macs: their multiply-accumulates, by kind.
         fallbacks: calls that ran in torch altogether, by reason.
-        released: the frozen weight exists on the device only.
+        released: the frozen weight exists on the device only. hooks: that the module has for as long as it does.
     """
 
     def __init__(self, session: Session, name: str, index: int) -> None:
@@ -49,6 +58,7 @@ class OffloadedLayer:
         self.float32_macs: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
         self.released = False
+        self.hooks: list[RemovableHandle] = []
         self._leases: dict[str, tuple[int, Lease]] = {}
         self.forget()
 
@@ -56,9 +66,10 @@ class OffloadedLayer:
         """Drops what is in device memory and can be uploaded again when it is needed."""
         kept = {"weight"} if self.released else set()
         self._leases = {name: held for name, held in self._leases.items() if name in kept}
-        self._weight_token: object = None
-        self._bias: Tensor | None = None
-        self._factors: tuple[Tensor, Tensor, int] | None = None
+        self._weight: Contents | None = None
+        self._bias: Contents | None = None
+        self._factors: Factors | None = None
+        self._factors_step = 0
 
     def __deepcopy__(self, memo: dict[int, object]) -> OffloadedLayer:
         if self.released:
@@ -76,21 +87,22 @@ class OffloadedLayer:
         inputs: Mapping[str, Tensor | NDArray[Any]],
         leases: Mapping[str, Lease] | None = None,
         outputs: Collection[str] = (),
-        factors: tuple[Tensor, Tensor] | None = None,
+        factors: Factors | None = None,
+        gradient: bool = False,
     ) -> dict[str, Tensor]:
         """Runs a program of this layer; see `Session.run`. Weight and bias must be in place.
 
         Args:
             leases: spaces that outlive the program: the int8 copies of x and h.
-            factors: down and up, if the program quantizes them anew.
+            factors: if the program quantizes them anew.
         """
         if factors is not None:
             self._factors = None
         residents = {name: self._room(name, size) for name, size in template.sizes.items() if name in _RESIDENT}
         residents.update((name, lease.buffer) for name, lease in (leases or {}).items())
-        results = self.session.run(template, self.name, self.index, inputs, residents, outputs)
+        results = self.session.run(template, self.name, self.index, inputs, residents, outputs, None, gradient)
         if factors is not None:
-            self._factors = (factors[0].detach().clone(), factors[1].detach().clone(), self.session.step)
+            self._factors, self._factors_step = factors, self.session.step
         for gemm in template.gemms:
             self.int8[gemm.kind] += 1
             self.int8_macs[gemm.kind] += gemm.macs
@@ -100,7 +112,7 @@ class OffloadedLayer:
         """The int8 copies of x that other layers made; none with stochastic rounding, where each layer has its own bits."""
         if self.session.quantization.activation_rounding == "stochastic":
             return InputCopies()
-        return self.session.shared.copies(x)
+        return self.session.shared.copies(x, self.name)
 
     def input_space(self, wanted: Axis, low: bool) -> str:
         """Name of the space of x's int8 copy with scales along an axis; `low`: of what dropout made of x."""
@@ -112,25 +124,40 @@ class OffloadedLayer:
         self.float32[kind] += 1
         self.float32_macs[kind] += macs
 
-    def place_weight(self, weight: Tensor, plan: Plan, arrange: Callable[[Tensor], Tensor] | None = None) -> None:
+    def place_weight(
+        self,
+        weight: Tensor,
+        plan: Plan,
+        arrange: Callable[[Tensor], Tensor] | None = None,
+        seen: Contents | None = None,
+    ) -> Contents | None:
         """Quantizes the frozen weight into device memory, if what lies there is not this.
 
         Args:
-            weight: of any shape. plan: of the program that quantizes it.
+            weight: of any shape, read for its contents. plan: of the program that quantizes it.
             arrange: makes of it the matrix that the program wants; by default it is one already.
+            seen: in a backward pass, what the forward pass had: if that is still in place nothing is read.
+
+        Returns:
+            What is in place; None for a weight that was released.
         """
         if self.released:
-            return
-        token = _token(weight)
-        if token == self._weight_token:
-            return
-        self._weight_token = None
+            if is_stand_in(weight):
+                return None
+            self.released = False  # the model was given another weight
+        if seen is not None and seen == self._weight:
+            return seen
+        contents = contents_of(weight)
+        if contents == self._weight:
+            return contents
+        self._weight = None
         template = self.session.template(plan)
         residents = {"weight": self._room("weight", template.sizes["weight"])}
         inputs = {"weight": arrange(weight) if arrange else weight}
         # Step 0: a weight that is uploaded again must get the same bits, whatever the step.
         self.session.run(template, self.name, self.index, inputs, residents, step=0)
-        self._weight_token = token
+        self._weight = contents
+        return contents
 
     def read_weight(self, plan: Plan) -> tuple[Tensor, Tensor]:
         """(int8 matrix, float32 scales [1] or one per output channel) that the plan's program left in device memory."""
@@ -153,20 +180,24 @@ class OffloadedLayer:
 
     def place_bias(self, bias: Tensor, nbytes: int) -> None:
         """Writes the bias [out] to device memory, if what lies there is not this."""
-        if self._bias is None or not torch.equal(self._bias, bias):
+        contents = contents_of(bias)
+        if self._bias != contents:
             room = self._room("bias", nbytes).write()
             values = upload_array(bias.float())
             room[: values.nbytes].view("float32")[...] = values
-            self._bias = bias.detach().clone()
+            self._bias = contents
 
-    def factors_changed(self, down: Tensor, up: Tensor) -> bool:
-        """Whether the quantized factors in device memory are not those of this down [rank, in] and up [out, rank]."""
-        if self._factors is None:
-            return True
-        old_down, old_up, step = self._factors
-        if self.session.quantization.factor_rounding == "stochastic" and step != self.session.step:
-            return True
-        return not (torch.equal(old_down, down) and torch.equal(old_up, up))
+    def factors_of(self, down: Tensor, up: Tensor) -> Factors:
+        """Copies of down [rank, in] and up [out, rank] as they are now: those in device memory if they are the same."""
+        held = self._factors
+        if held is not None and _same(held.down, down) and _same(held.up, up):
+            return held
+        return Factors(down.detach().clone(), up.detach().clone())
+
+    def holds(self, factors: Factors) -> bool:
+        """Whether these factors lie in device memory, quantized as this step wants it."""
+        stochastic = self.session.quantization.factor_rounding == "stochastic"
+        return factors is self._factors and not (stochastic and self._factors_step != self.session.step)
 
     def _room(self, name: str, size: int) -> Buffer:
         held = self._leases.get(name)
@@ -175,12 +206,5 @@ class OffloadedLayer:
         return held[1].buffer
 
 
-def _token(weight: Tensor) -> tuple[object, ...]:
-    """Changes when the tensor does: by its place, its version, and some of its values."""
-    dense = weight.detach()
-    if dense.dim() == 4 and not dense.is_contiguous():
-        dense = dense.permute(0, 2, 3, 1)  # channels last: in the order of memory, so that nothing is copied
-    flat = dense.reshape(-1)
-    sample = flat[:: max(1, len(flat) // _SAMPLES)].float().cpu().numpy().tobytes()
-    version = 0 if weight.is_inference() else weight._version
-    return weight.data_ptr(), version, weight.dtype, tuple(weight.shape), sample
+def _same(held: Tensor, given: Tensor) -> bool:
+    return (held.dtype, held.device) == (given.dtype, given.device) and torch.equal(held, given)

@@ -19,12 +19,12 @@ import torch
 from systolora.hls.isa import Axis
 from systolora.programs.buffers import Lease
 from systolora.programs.tensors import ElementType
-from systolora.programs.transfers import element_type
+from systolora.programs.transfers import as_own_tensor, element_type
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from .layer import OffloadedLayer
+from .layer import Factors, OffloadedLayer
 from .layer_programs import BackwardPlan, ForwardPlan, weight_plan
 from .layer_writer import LayerShape
 from .shared_inputs import InputCopies, is_shared
@@ -56,7 +56,8 @@ def offloaded_linear(
         [..., out], in the type of x, or in autocast's if that is on, as torch's own linear does.
 
     Raises:
-        NonFiniteTensorError: if a tensor to be quantized holds a NaN or an infinity.
+        NonFiniteTensorError: if a tensor to be quantized holds a NaN or an infinity. In the backward pass nothing is raised: then all
+            gradients of the layer are NaN, but for that of the bias.
         RuntimeError: if the offload was undone.
     """
     layer.session.check_open(layer.name)
@@ -86,7 +87,7 @@ class _OffloadedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, x: Tensor, x_low: Tensor | None, weight: Tensor, *rest: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return _Forward(ctx, call, x, x_low, weight, *rest).run()
+            return as_own_tensor(_Forward(ctx, call, x, x_low, weight, *rest).run())
 
     @staticmethod
     @once_differentiable
@@ -123,6 +124,8 @@ class _Forward:
         self.need_down, self.need_up = call.keep and needs[5], call.keep and needs[6]
         ctx.call, ctx.shape, ctx.lead, ctx.masked = call, self.shape, self.lead, self.masked
         ctx.x_dtype, ctx.x_low_dtype = x.dtype, None if x_low is None else x_low.dtype
+        self.factors = None if down is None or up is None else self.layer.factors_of(down, up)
+        ctx.factors, ctx.weight_seen = self.factors, None
 
     def run(self) -> Tensor:
         """y [..., out]; leaves in the context what backward needs."""
@@ -145,7 +148,7 @@ class _Forward:
     def _program(self, hidden: Tensor | None) -> tuple[dict[str, Tensor], list[Tensor | None]]:
         """Runs the program; returns its results, and the anchors of x and h if backward needs them."""
         on, layer = self.call.on, self.layer
-        factors = self._factors()
+        factors = self._new_factors()
         plan = ForwardPlan(
             self.shape,
             self.tokens,
@@ -162,7 +165,8 @@ class _Forward:
         if template.empty:
             return {}, [None, None]
         if on("forward_base"):
-            layer.place_weight(self.weight, weight_plan(self.shape, element_type(self.weight)))
+            plan_of_weight = weight_plan(self.shape, element_type(self.weight))
+            self.ctx.weight_seen = layer.place_weight(self.weight, plan_of_weight)
             if self.bias is not None:
                 layer.place_bias(self.bias, template.sizes["bias"])
         values = {"x": self.x, "x_low": self.x_low, "h": hidden, "down": self.down, "up": self.up}
@@ -187,12 +191,12 @@ class _Forward:
         names = [name for name in sizes if name == "saved" or name.startswith("x_")]
         return {name: held.get(name) or self.layer.session.pool.lease(sizes[name], name) for name in names}
 
-    def _factors(self) -> tuple[Tensor, Tensor] | None:
-        """down and up, if the program has to quantize them anew."""
+    def _new_factors(self) -> Factors | None:
+        """The factors, if the program has to quantize them anew."""
         used = self.call.on("forward_down") or self.call.on("forward_up")
-        if self.down is None or self.up is None or not used:
+        if self.factors is None or not used or self.layer.holds(self.factors):
             return None
-        return (self.down, self.up) if self.layer.factors_changed(self.down, self.up) else None
+        return self.factors
 
     def _add_float32(self, y: Tensor | None, hidden: Tensor | None) -> Tensor:
         """y from the device, with the parts that are switched to float32."""
@@ -216,7 +220,10 @@ class _Backward:
     def __init__(self, ctx: Any, grad_y: Tensor) -> None:
         self.ctx, self.call, self.layer = ctx, ctx.call, ctx.call.layer
         self.shape: LayerShape = ctx.shape
-        self.weight, self.down, self.up, self.anchor_x, self.anchor_h, self.kept_x, self.kept_h = ctx.saved_tensors
+        # torch's own check that nothing changed since the forward pass lies in this access, so down and up are saved as well.
+        self.weight, _, _, self.anchor_x, self.anchor_h, self.kept_x, self.kept_h = ctx.saved_tensors
+        self.factors: Factors | None = ctx.factors
+        self.down, self.up = (self.factors.down, self.factors.up) if self.factors else (None, None)
         _, self.need_x, self.need_x_low, _, self.need_bias, self.need_down, self.need_up = ctx.needs_input_grad
         self.tokens = grad_y.shape[:-1].numel()
         self.g = grad_y.reshape(self.tokens, self.shape.out_features)
@@ -253,14 +260,14 @@ class _Backward:
     def _program(self, hidden: Tensor | None) -> None:
         on, layer = self.call.on, self.layer
         used = (self.need_hidden and on("grad_hidden")) or (self.need_low_rank and on("grad_input_low_rank"))
-        refresh = bool(used and layer.factors_changed(self.down, self.up))
+        factors = self.factors if used and self.factors and not layer.holds(self.factors) else None
         plan = BackwardPlan(
             self.shape,
             self.tokens,
             element_type(self.g),
             scaling=self.call.scaling,
             masked=self.ctx.masked,
-            refresh=refresh,
+            refresh=factors is not None,
             need_input=self.need_x,
             need_low_rank=self.need_low_rank,
             need_down=self.need_down,
@@ -271,7 +278,8 @@ class _Backward:
         if template.empty:
             return
         if self.need_x and on("grad_input_base"):
-            layer.place_weight(self.weight, weight_plan(self.shape, element_type(self.weight)))
+            plan_of_weight = weight_plan(self.shape, element_type(self.weight))
+            layer.place_weight(self.weight, plan_of_weight, seen=self.ctx.weight_seen)
         values = {"g": self.g, "grad_h": hidden, "down": self.down, "up": self.up}
         outputs = {"grad_x", "grad_x_low", "grad_up", "grad_down"}
         made = {"grad_h"} if hidden is None else set()
@@ -281,7 +289,7 @@ class _Backward:
         anchors = {layer.input_space(Axis.COLUMN, self.ctx.masked): self.anchor_x, "saved": self.anchor_h}
         saved = {name: layer.session.pool.kept(anchors[name]) for name in anchors if name in template.sizes}
         wanted = [name for name in template.names if name in outputs]
-        self.results = layer.run(template, inputs, saved, wanted, (self.down, self.up) if refresh else None)
+        self.results = layer.run(template, inputs, saved, wanted, factors, gradient=True)
 
     def _add_float32(self, hidden: Tensor | None) -> None:
         """The gradients whose kinds are switched to float32."""

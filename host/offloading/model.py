@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from .attention import attention_modules, redirect
-from .frozen_weights import release_weight, restore_weight, return_memory
+from .frozen_weights import release_weights, restore_weights, return_memory
 from .layer import OffloadedLayer
 from .peft_layers import LAYER_ATTRIBUTE, OffloadedLoraLinear, swap, swap_back
 from .quantization import FROZEN_KINDS, QuantizationConfig
@@ -41,9 +41,8 @@ class OffloadHandle:
         for index, (name, module) in enumerate(selection.chosen):
             self._layers[name] = OffloadedLayer(session, name, index)
             swap(module, self._layers[name])
-            if release:
-                release_weight(module)
         if release:
+            release_weights(model, self._modules.values())
             return_memory(self._layers[name])
         self._host_macs = _MacCounter()
         self._hooks = [*self._host_macs.watch(model, selection), _advance_with_optimizer(model, session)]
@@ -82,7 +81,7 @@ class OffloadHandle:
         self.step = state["step"]
 
     def refresh(self) -> None:
-        """Quantizes all weights anew at their next use; only needed after edits of `.data` that change few values."""
+        """Quantizes all weights anew at their next use. Never needed: layers notice whatever changes their tensors."""
         for layer in self._layers.values():
             layer.forget()
 
@@ -124,8 +123,8 @@ class OffloadHandle:
 
     def undo(self) -> None:
         """Gives the model its own layers back and frees the device memory; a second call does nothing."""
+        restore_weights(self._modules.values())
         for module in self._modules.values():
-            restore_weight(module)
             swap_back(module)
         for hook in self._hooks:
             hook.remove()

@@ -12,6 +12,7 @@ from .convolution import offloaded_convolution
 from .convolution_shapes import ConvolutionShape, unsupported, unsupported_image
 from .layer import OffloadedLayer
 from .linear import Adapter, offloaded_linear
+from .stand_ins import KeepsStandIn
 
 LAYER_ATTRIBUTE = "systolora_layer"
 """Where a swapped module keeps its `OffloadedLayer`; not a parameter, buffer or module, so no state dict sees it."""
@@ -21,7 +22,7 @@ _run = torch.compiler.disable(offloaded_linear)
 _run_convolution = torch.compiler.disable(offloaded_convolution)
 
 
-class OffloadedLoraLinear(LoraLinear):
+class OffloadedLoraLinear(KeepsStandIn, LoraLinear):
     """peft's adapted Linear with frozen weight and adapter on the device.
 
     There is no `__init__`: existing layers get this class (`swap`). Whatever the device cannot do runs in peft's own forward and
@@ -68,7 +69,7 @@ class OffloadedLoraLinear(LoraLinear):
         return ""
 
 
-class OffloadedLinear(nn.Linear):
+class OffloadedLinear(KeepsStandIn, nn.Linear):
     """torch's Linear with its frozen weight on the device."""
 
     systolora_layer: OffloadedLayer
@@ -82,7 +83,7 @@ class OffloadedLinear(nn.Linear):
         return _run(self.systolora_layer, input, self.weight, self.bias)
 
 
-class OffloadedConv2d(nn.Conv2d):
+class OffloadedConv2d(KeepsStandIn, nn.Conv2d):
     """torch's Conv2d with its frozen weight on the device."""
 
     systolora_layer: OffloadedLayer

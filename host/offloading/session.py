@@ -83,6 +83,7 @@ class Session:
         residents: Mapping[str, Buffer],
         outputs: Collection[str] = (),
         step: int | None = None,
+        gradient: bool = False,
     ) -> dict[str, Tensor]:
         """Uploads, runs one program, downloads.
 
@@ -92,9 +93,11 @@ class Session:
             residents: buffers of the spaces that outlive the program.
             outputs: names of float32 and bfloat16 results to read.
             step: from which seeds are made, instead of the session's.
+            gradient: the program computes gradients. If one is not finite all results are NaN, as a loss scaler expects it: it skips the
+                step and goes on with a smaller scale.
 
         Raises:
-            NonFiniteTensorError: if a tensor holds a NaN or an infinity.
+            NonFiniteTensorError: if a tensor holds a NaN or an infinity, and not `gradient`.
             DeviceError: if the controller stopped the program for another reason.
         """
         scratch = [name for name in template.sizes if name not in residents]
@@ -110,6 +113,8 @@ class Session:
         except DeviceError as error:
             if error.code != ErrorCode.NONFINITE:
                 raise
+            if gradient:
+                return {name: torch.full(template.shape_of(name), torch.nan) for name in outputs}
             where, _, what = error.label.partition(": ")
             raise NonFiniteTensorError(
                 f"layer {where!r}: {what.split(',')[0]} holds a NaN or an infinity and cannot be quantized; "

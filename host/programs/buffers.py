@@ -22,18 +22,13 @@ class Lease:
 
     def __init__(self, pool: BufferPool, buffer: Buffer, size: int) -> None:
         self.buffer = buffer
-        self._pool = pool
-        self._size = size
-        self._held = True
+        # Not `__del__`: at the interpreter's end that runs when the names of modules are gone.
+        self._return = weakref.finalize(self, pool._take_back, buffer, size)
+        self._return.atexit = False
 
     def release(self) -> None:
         """Gives the buffer back; a second call does nothing."""
-        if self._held:
-            self._held = False
-            self._pool._take_back(self.buffer, self._size)
-
-    def __del__(self) -> None:
-        self.release()
+        self._return()
 
 
 class BufferPool:

@@ -143,6 +143,10 @@ class ProgramTemplate:
         """The space in which a named matrix lies."""
         return self._matrices[name].buffer.label
 
+    def shape_of(self, name: str) -> tuple[int, int]:
+        """(rows, cols) of a named matrix."""
+        return self._matrices[name].shape
+
     def matrix(self, name: str, buffers: Mapping[str, Buffer]) -> DeviceMatrix:
         """A named matrix, in the buffer of its space."""
         matrix = self._matrices[name]

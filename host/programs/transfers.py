@@ -53,6 +53,15 @@ def take_result(matrix: DeviceMatrix, lease: Lease) -> Tensor:
     return _tensor(array, matrix)
 
 
+def as_own_tensor(tensor: Tensor) -> Tensor:
+    """The same bytes, shape and strides as a tensor that autograd takes for no view.
+
+    An output of an autograd function that is a view, of whatever, must not be changed in place; one that only shares its memory may.
+    """
+    own = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return own.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+
+
 def _drop(lease: Lease) -> None:
     """Lets go of a lease; it ends with the last of the results that share it."""
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from systolora.hls.isa import FIELDS, Field, Opcode
 
 SOURCES = Path(__file__).parent.parent / "kernels"
-UNITS = ("quantize.cpp", "gemm.cpp", "peak.cpp")
+UNITS = ("quantize.cpp", "gemm.cpp", "peak.cpp", "contents.cpp")
 HEADERS = (
     *("floats.hpp", "support.hpp", "epilogue.hpp", "pack.hpp", "product.hpp"),
     *("matrix_unit.hpp", "vector_unit.hpp", "dots.hpp"),
@@ -114,7 +114,21 @@ def load_library() -> ctypes.CDLL | None:
     library.systolora_peak.argtypes = [ctypes.c_int64, ctypes.c_int, ctypes.c_int]
     library.systolora_peak.restype = ctypes.c_double
     library.systolora_gemm.argtypes = [*_PARAMETERS, ctypes.c_int]
+    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    library.systolora_contents.argtypes = [pointer, size, pointer, pointer, ctypes.c_int]
+    library.systolora_contents.restype = None
     return library
+
+
+@lru_cache(maxsize=1)
+def built_library() -> ctypes.CDLL | None:
+    """The compiled kernels if they were built before: for those who gain too little from them to wait for a compiler."""
+    if os.environ.get("SYSTOLORA_NATIVE") == "0":
+        return None
+    try:
+        return load_library() if library_path().exists() else None
+    except BuildError:
+        return None
 
 
 def best_unit(library: ctypes.CDLL) -> Unit:

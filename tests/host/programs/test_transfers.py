@@ -73,7 +73,10 @@ def test_copies_belong_to_a_tensor_as_it_is() -> None:
     x.data = torch.randn(3, 4)
     assert shared.copies(x) is not changed
     with torch.inference_mode():
-        assert shared.copies(x) is not shared.copies(x)
+        copies = shared.copies(x)
+        assert shared.copies(x) is copies
+        x.add_(1)
+        assert shared.copies(x) is not copies
 
 
 def test_copies_go_with_their_tensor_or_when_many_came_after() -> None:
