@@ -46,7 +46,8 @@ class OffloadHandle:
         if release:
             return_memory(self._layers[name])
         self._watch = CallWatch()
-        self._hooks = [*self._watch.watch(model, self._modules.values()), _advance_with_optimizer(model, session)]
+        self._watch.watch(model)
+        self._hooks = [_advance_with_optimizer(model, session)]
         if owns_device:
             weakref.finalize(session, session.device.close).atexit = False
 
@@ -134,6 +135,7 @@ class OffloadHandle:
         for module in self._modules.values():
             restore_weight(module)
             swap_back(module)
+        self._watch.remove()
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

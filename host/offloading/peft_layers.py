@@ -69,6 +69,10 @@ class OffloadedLoraLinear(LoraLinear):
                 return f"adapter variant {type(self.lora_variant[name]).__name__}"
             if self.lora_bias[name]:
                 return "the adapter has a bias (lora_bias)"
+            if _has_hooks(self.lora_A[name]) or _has_hooks(self.lora_B[name]):
+                return "a layer of the adapter has hooks"
+            if type(self.lora_A[name]) is not nn.Linear or type(self.lora_B[name]) is not nn.Linear:
+                return "a layer of the adapter is no plain Linear"
         return ""
 
 
@@ -125,13 +129,19 @@ def frozen_reason(base: nn.Module) -> str:
 
 def _base_reason(base: nn.Module) -> str:
     """Why the weight of an adapted layer's base cannot be read past its forward; "" if it can."""
-    if base._forward_pre_hooks or any(not isinstance(hook, CallWatch) for hook in base._forward_hooks.values()):
+    if _has_hooks(base):
         return "the base layer has hooks"
     hooks = getattr(base.__dict__.get("_diffusers_hook"), "hooks", {})
     # Layerwise casting stores the weight in a smaller type: the values are there, whatever its hook does before a forward.
     if is_wrapped(base) and (set(hooks) != {"layerwise_casting"} or "_hf_hook" in base.__dict__):
         return "the base layer's forward is wrapped"
     return ""
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    """Whether somebody else's hooks, forward or backward, expect a part of an adapted layer to be called."""
+    others = part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+    return bool(others) or any(not isinstance(hook, CallWatch) for hook in part._forward_hooks.values())
 
 
 def static_reason(module: nn.Module) -> str:

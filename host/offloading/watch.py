@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -23,12 +23,28 @@ class CallWatch:
 
     def __init__(self) -> None:
         self.host_macs = 0
+        self._handles: list[RemovableHandle] = []
 
-    def watch(self, model: nn.Module, chosen: Iterable[nn.Module]) -> list[RemovableHandle]:
-        """Hooks onto all Linear and convolution layers and the offloaded ones. The parts of an adapted one are called only
-        when it falls back."""
-        watched = dict.fromkeys([*(m for m in model.modules() if isinstance(m, _COUNTED)), *chosen])
-        return [module.register_forward_hook(self) for module in watched]
+    def watch(self, model: nn.Module) -> None:
+        """Hooks onto all Linear and convolution layers and the offloaded ones, those included that come later: the model's own
+        forward looks for them. The parts of an adapted layer are called only when it falls back."""
+        self._handles.append(model.register_forward_pre_hook(self.look_for_new))
+        self.look_for_new(model)
+
+    def look_for_new(self, model: nn.Module, inputs: object = None) -> None:
+        """Hooks onto the layers that are new."""
+        if torch.compiler.is_compiling():
+            return
+        for module in model.modules():
+            watched = isinstance(module, _COUNTED) or LAYER_ATTRIBUTE in module.__dict__
+            if watched and not any(hook is self for hook in module._forward_hooks.values()):
+                self._handles.append(module.register_forward_hook(self))
+
+    def remove(self) -> None:
+        """Takes all hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Looks at one call that is over."""
