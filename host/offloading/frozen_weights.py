@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from systolora.programs.transfers import element_type
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .convolution_programs import ConvolutionWeightPlan
 from .convolution_shapes import ConvolutionShape
@@ -26,11 +27,12 @@ from .session import Plan
 
 
 def release_weight(module: nn.Module) -> None:
-    """Quantizes the frozen weight of an offloaded module now, and drops the float copy; does nothing if it is not frozen."""
+    """Quantizes the frozen weight of an offloaded module now, and drops the float copy; does nothing if it is not frozen, or is
+    made anew by hooks before each forward (torch's old `spectral_norm` and `weight_norm`)."""
     layer: OffloadedLayer = module.systolora_layer  # type: ignore[assignment]
     base = _base(module)
     weight: Tensor = base.weight
-    if layer.released or weight.requires_grad or frozen_reason(base):
+    if layer.released or weight.requires_grad or "weight" not in base._parameters or frozen_reason(base):
         return
     shape = _convolution(base, layer)
     if shape is None:
@@ -55,7 +57,11 @@ def restore_weight(module: nn.Module) -> None:
     else:
         values = shape.weight_of(integers.float() * scales)
     layer.released = False
-    base.weight = nn.Parameter(values.to(base.weight.device, base.weight.dtype), requires_grad=False)
+    parameter = nn.Parameter(values.to(base.weight.device, base.weight.dtype), requires_grad=False)
+    if parametrize.is_parametrized(base, "weight"):
+        base.parametrizations.weight.original = parameter
+    else:
+        base.weight = parameter
 
 
 def return_memory(layer: OffloadedLayer) -> None:

@@ -120,6 +120,9 @@ def frozen_reason(base: nn.Module) -> str:
     weight = base.weight
     if weight.requires_grad and torch.is_grad_enabled():
         return "the weight is trainable"
+    layer: OffloadedLayer | None = base.__dict__.get(LAYER_ATTRIBUTE)
+    if layer is not None and layer.released and "weight" not in base._parameters:
+        return "its weight was parametrized after it had been released"
     if weight.device.type == "meta":
         return "the weight is on the meta device"
     if torch.jit.is_tracing() or torch.compiler.is_exporting():

@@ -48,6 +48,11 @@ class CallWatch:
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Looks at one call that is over."""
+        if not torch.compiler.is_exporting():
+            self._look(module, output)
+
+    @torch.compiler.disable  # counters that torch.compile guards would have it compile anew at each call
+    def _look(self, module: nn.Module, output: Tensor) -> None:
         layer: OffloadedLayer | None = module.__dict__.get(LAYER_ATTRIBUTE)
         if layer is not None and self._ran_on_device(layer):
             return

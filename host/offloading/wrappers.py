@@ -88,8 +88,9 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
         for index, item in enumerate(value):
             yield item, partial(value.__setitem__, index)
     attributes = value if isinstance(value, dict) else getattr(value, "__dict__", None)
-    for name, item in list(attributes.items()) if isinstance(attributes, dict) else ():
-        yield item, partial(attributes.__setitem__, name)
+    if isinstance(attributes, dict):
+        for name, item in list(attributes.items()):
+            yield item, partial(attributes.__setitem__, name)
 
 
 def _set_partial(value: partial[Any], index: int, new: Any) -> None:

@@ -17,11 +17,13 @@ import systolora
 import torch
 from accelerate import cpu_offload, dispatch_model
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from diffusers import Flux2Transformer2DModel
 from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import FusedAttnProcessor2_0
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig, inject_adapter_in_model
+from systolora.offloading.attention import attention_modules
 from systolora.offloading.peft_layers import is_offloaded
 from systolora.offloading.report import OffloadReport
 from systolora.offloading.targets import OffloadError
@@ -153,8 +155,9 @@ def weight_norm_new(model: Net) -> nn.Module:
 
 
 def weight_norm_old(model: Net) -> nn.Module:
-    for layer in leaves(model):
-        with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for layer in leaves(model):
             weight_norm(layer)
     return model.requires_grad_(False)
 
@@ -198,8 +201,13 @@ def data_parallel(model: Net) -> nn.Module:
 
 
 def traced(model: Net) -> nn.Module:
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return torch.jit.trace(model, (torch.randn(2, 9, 16), torch.randn(2, 5, 24)), check_trace=False)
+
+
+def exported(model: Net) -> nn.Module:
+    return torch.export.export(model, (torch.randn(2, 9, 16), torch.randn(2, 5, 24))).module()
 
 
 def in_bfloat16(model: Net) -> nn.Module:
@@ -262,6 +270,7 @@ ROWS = [
     Row(compiled),
     Row(data_parallel, before=None),
     Row(traced, before=None, after=("the model is being traced",) * 2),
+    Row(exported, before=None, after=("the model is being traced",) * 2),
     Row(in_bfloat16),
     Row(
         own_forward,
@@ -429,3 +438,32 @@ def test_a_layer_whose_weight_is_read_keeps_it() -> None:
     report = handle.report()
     assert report.skipped == (("q_proj", "Pool computes with its weight itself"),)
     assert report.released == 1
+
+
+def test_weights_that_hooks_make_are_not_released() -> None:
+    expected = run(spectral_norm_old(make()))
+    model = spectral_norm_old(make())
+    handle = systolora.offload(model, "linear", release_weights=True)
+    assert handle.report().released == 0
+    assert all(relative(a, b) < ERROR for a, b in zip(run(model), expected, strict=True))
+
+
+def test_a_released_weight_that_is_parametrized_later_is_an_error_and_undone() -> None:
+    model = make()
+    expected = run(model)
+    handle = systolora.offload(model, "linear", release_weights=True)
+    parametrize.register_parametrization(model.head, "weight", nn.Identity())
+    with pytest.raises(RuntimeError, match="'head' cannot run in torch .its weight was parametrized after"):
+        run(model)
+    handle.undo()
+    assert all(relative(a, b) < ERROR for a, b in zip(run(model), expected, strict=True))
+    assert type(model.head).__name__ == "ParametrizedLinear"
+    parametrize.remove_parametrizations(model.head, "weight")
+    assert type(model.head) is nn.Linear
+
+
+def test_products_of_attentions_without_to_q_are_found() -> None:
+    with torch.device("meta"):
+        model = Flux2Transformer2DModel(num_layers=1, num_single_layers=1)
+    names = [name for name, _ in attention_modules(model)]
+    assert names == ["transformer_blocks.0.attn", "single_transformer_blocks.0.attn"]
