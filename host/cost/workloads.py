@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from systolora.errors import UserError
 from systolora.hls.isa import Result
 from systolora.models.configs import ModelSpec, build_model, model_spec, step_inputs
-from systolora.offloading.targets import TARGETS as PATTERNS
+from systolora.offloading.targets import TARGETS, adaptable_names, layer_names
+from torch import nn
 
 from .layer_calls import AttentionCall, Call, LinearCall, record_calls
 from .step_gemms import PHASES, StepGemm, StepQuantize, StepWriter, Work
-
-TARGETS = ("kv", "attention", "linear", "all")
-"""Layers that run on the accelerator: cross-attention key and value, all projections of attention, all linear layers, or also
-convolutions and attention products."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,8 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
     spec = model_spec(name)
     model = build_model(spec)
     inputs = step_inputs(spec, model, options.batch, options.resolution or spec.resolution)
-    calls = record_calls(model, inputs, layer_matcher(options.adapt))
-    wanted = layer_matcher(options.targets)
+    calls = record_calls(model, inputs, adapted_names(model, options.adapt).__contains__)
+    wanted = layer_names(model, options.targets)
     chosen = [call for call in calls if _is_wanted(call, options.targets, wanted)]
     if not chosen:
         raise UserError(f"no layer of {spec.title} matches --targets {options.targets}")
@@ -133,14 +130,14 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
     )
 
 
-def layer_matcher(target: str) -> Callable[[str], bool]:
-    """Whether the layer of a name belongs to a target."""
-    pattern = PATTERNS["linear" if target == "all" else target]
-    return lambda name: bool(pattern.search(name))
+def adapted_names(model: nn.Module, adapt: str) -> frozenset[str]:
+    """Names of the linear layers that get an adapter: every one for "linear", else as `offload(model, adapt, rank=...)` does."""
+    return layer_names(model, adapt) if adapt == "linear" else frozenset(adaptable_names(model, adapt))
 
 
-def _is_wanted(call: Call, targets: str, wanted: Callable[[str], bool]) -> bool:
-    return targets == "all" or isinstance(call, LinearCall) and wanted(call.name)
+def _is_wanted(call: Call, targets: str, wanted: Collection[str]) -> bool:
+    """Whether a call runs on the accelerator; for "all", the products of attention as well."""
+    return targets == "all" or isinstance(call, LinearCall) and call.name in wanted
 
 
 def _check(options: StepOptions) -> None:

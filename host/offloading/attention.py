@@ -128,12 +128,8 @@ def _reason(given: dict[str, Any]) -> str:
 
 
 def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Names and modules that compute attention from projections, as those of diffusers."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if hasattr(module, "to_q") and hasattr(module, "processor")
-    ]
+    """Names and modules that compute attention from projections, as those of diffusers: what has a processor does."""
+    return [(name, module) for name, module in model.named_modules() if hasattr(module, "processor")]
 
 
 def redirect(module: nn.Module, layer: OffloadedLayer) -> list[RemovableHandle]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from systolora.programs.transfers import element_type
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .convolution_programs import ConvolutionWeightPlan
 from .convolution_shapes import ConvolutionShape
@@ -31,12 +32,15 @@ from .stand_ins import base_layer, is_stand_in, stand_in
 def release_weights(model: nn.Module, modules: Iterable[nn.Module]) -> None:
     """Quantizes the frozen weights of a model's offloaded modules now, and drops the float copies.
 
-    A weight stays if it is not frozen, or if a module that is not offloaded owns it as well.
+    A weight stays if it is not frozen, if a module that is not offloaded owns it as well, or if it is made anew before each forward
+    (torch's parametrizations, and its old `spectral_norm` and `weight_norm`).
     """
     owners = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
     for group in _by_weight(modules):
         bases = [base_layer(module) for module in group]
-        weight = bases[0].weight
+        weight = bases[0]._parameters.get("weight")
+        if weight is None:
+            continue
         kept = weight.requires_grad or any(frozen_reason(base) for base in bases)
         if kept or owners[id(weight)] > len(group):
             continue
@@ -49,12 +53,12 @@ def release_weights(model: nn.Module, modules: Iterable[nn.Module]) -> None:
 def restore_weights(modules: Iterable[nn.Module]) -> None:
     """Gives modules whose weights were released float weights again: the integers times their scales."""
     for group in _by_weight(modules):
-        weight = base_layer(group[0]).weight
+        weight = _parameter(base_layer(group[0]))
         layers: list[OffloadedLayer] = [module.systolora_layer for module in group]  # type: ignore[misc]
-        if layers[0].released and (weight.is_meta or is_stand_in(weight)):
+        if layers[0].released and weight is not None and (weight.is_meta or is_stand_in(weight)):
             restored = nn.Parameter(_read(group[0]).to(_device(weight), weight.dtype), requires_grad=False)
             for module in group:
-                base_layer(module).weight = restored
+                _put_back(base_layer(module), restored)
         for layer in layers:
             layer.released = False
             for hook in layer.hooks:
@@ -74,8 +78,24 @@ def _by_weight(modules: Iterable[nn.Module]) -> list[list[nn.Module]]:
     """Modules, together with those whose weight is the same parameter."""
     groups: dict[int, list[nn.Module]] = defaultdict(list)
     for module in modules:
-        groups[id(base_layer(module).weight)].append(module)
+        base = base_layer(module)
+        weight = _parameter(base)
+        groups[id(base if weight is None else weight)].append(module)
     return list(groups.values())
+
+
+def _parameter(base: Any) -> Tensor | None:
+    """The parameter behind a module's weight; None where hooks make the weight of others."""
+    if parametrize.is_parametrized(base, "weight"):
+        return getattr(base.parametrizations.weight, "original", None)
+    return base._parameters.get("weight")
+
+
+def _put_back(base: Any, weight: nn.Parameter) -> None:
+    if parametrize.is_parametrized(base, "weight"):
+        base.parametrizations.weight.original = weight
+    else:
+        base.weight = weight
 
 
 def _release(module: nn.Module, weight: Tensor) -> None:

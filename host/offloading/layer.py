@@ -23,6 +23,9 @@ from .session import Plan, Session, upload_array
 from .shared_inputs import InputCopies
 from .stand_ins import is_stand_in
 
+LAYER_ATTRIBUTE = "systolora_layer"
+"""Where an offloaded module keeps its `OffloadedLayer`; not a parameter, buffer or module, so no state dict sees it."""
+
 _RESIDENT = frozenset({"weight", "bias", "factors"})
 """Spaces that live as long as the layer."""
 
@@ -43,7 +46,9 @@ class OffloadedLayer:
     Attributes:
         name: of the module in its model. index: its number among the offloaded layers, for seeds.
         int8, float32: GEMMs by kind that ran on the device and in torch.
-        int8_macs, float32_macs: their multiply-accumulates, by kind.
+        int8_macs, float32_macs: their multiply-accumulates, by kind, without what gradient checkpointing repeats.
+        reached, on_device: forward calls that came here, and those of them that did not run in torch altogether.
+        noted: these two when `CallWatch` last looked.
         fallbacks: calls that ran in torch altogether, by reason.
         released: the frozen weight exists on the device only. hooks: that the module has for as long as it does.
     """
@@ -57,6 +62,9 @@ class OffloadedLayer:
         self.int8_macs: Counter[str] = Counter()
         self.float32_macs: Counter[str] = Counter()
         self.fallbacks: Counter[str] = Counter()
+        self.reached = 0
+        self.on_device = 0
+        self.noted = (0, 0)
         self.released = False
         self.hooks: list[RemovableHandle] = []
         self._leases: dict[str, tuple[int, Lease]] = {}
@@ -105,7 +113,7 @@ class OffloadedLayer:
             self._factors, self._factors_step = factors, self.session.step
         for gemm in template.gemms:
             self.int8[gemm.kind] += 1
-            self.int8_macs[gemm.kind] += gemm.macs
+            self.int8_macs[gemm.kind] += 0 if is_repeated(gemm.kind) else gemm.macs
         return results
 
     def copies_of(self, x: Tensor) -> InputCopies:
@@ -122,7 +130,7 @@ class OffloadedLayer:
     def count_float32(self, kind: str, macs: int) -> None:
         """Notes a GEMM that ran in torch because its kind is switched off."""
         self.float32[kind] += 1
-        self.float32_macs[kind] += macs
+        self.float32_macs[kind] += 0 if is_repeated(kind) else macs
 
     def place_weight(
         self,
@@ -208,3 +216,8 @@ class OffloadedLayer:
 
 def _same(held: Tensor, given: Tensor) -> bool:
     return (held.dtype, held.device) == (given.dtype, given.device) and torch.equal(held, given)
+
+
+def is_repeated(kind: str = "forward") -> bool:
+    """Whether a GEMM of a kind runs a second time: a forward inside a backward pass is gradient checkpointing's."""
+    return kind.startswith("forward") and torch._C._current_graph_task_id() != -1

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
 from systolora.device import open_device
 from systolora.sim.functional.device import Device
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from .attention import attention_modules, redirect
 from .frozen_weights import release_weights, restore_weights, return_memory
-from .layer import OffloadedLayer
-from .peft_layers import LAYER_ATTRIBUTE, OffloadedLoraLinear, swap, swap_back
+from .layer import LAYER_ATTRIBUTE, OffloadedLayer
+from .peft_layers import OffloadedLoraLinear, swap, swap_back
 from .quantization import FROZEN_KINDS, QuantizationConfig
 from .report import OffloadReport, sum_by_kind
 from .session import Session
-from .targets import TARGETS, OffloadError, Selection, check, is_adapted, layers_of, select
+from .targets import OffloadError, Selection, adaptable_names, check, is_adapted, layers_of, select
+from .watch import CallWatch
 
 
 class OffloadHandle:
@@ -44,8 +44,9 @@ class OffloadHandle:
         if release:
             release_weights(model, self._modules.values())
             return_memory(self._layers[name])
-        self._host_macs = _MacCounter()
-        self._hooks = [*self._host_macs.watch(model, selection), _advance_with_optimizer(model, session)]
+        self._watch = CallWatch()
+        self._watch.watch(model)
+        self._hooks = [_advance_with_optimizer(model, session)]
         if owns_device:
             weakref.finalize(session, session.device.close).atexit = False
 
@@ -97,12 +98,19 @@ class OffloadHandle:
             float32=sum_by_kind(layers, "float32"),
             int8_macs=sum_by_kind(layers, "int8_macs"),
             float32_macs=sum_by_kind(layers, "float32_macs"),
-            host_macs=self._host_macs.total,
+            host_macs=self._watch.host_macs,
             fallbacks={(layer.name, why): n for layer in layers for why, n in layer.fallbacks.items()},
             device=self.device.name,
             device_bytes=self.device.bytes_in_use,
+            not_called=self._not_called(),
             released=sum(layer.released for layer in layers),
         )
+
+    def _not_called(self) -> tuple[str, ...]:
+        names = tuple(
+            name for name in self._modules if not self._layers[name].reached and not self._layers[name].fallbacks
+        )
+        return names if len(names) < len(self._modules) else ()
 
     def _adapted_later(self) -> list[tuple[str, str]]:
         known = {*self._modules, *(name for name, _ in self._selection.skipped)}
@@ -126,6 +134,7 @@ class OffloadHandle:
         restore_weights(self._modules.values())
         for module in self._modules.values():
             swap_back(module)
+        self._watch.remove()
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -199,12 +208,11 @@ def _add_adapter(model: Any, targets: str, rank: int, alpha: float | None) -> No
 
     if rank < 1:
         raise OffloadError(f"rank = {rank}: it must be at least 1")
-    layers = layers_of(model)
-    if any(is_adapted(module) for _, module in layers):
+    if any(is_adapted(module) for _, module in layers_of(model)):
         return
-    pattern = TARGETS["kv" if targets == "kv" else "attention"]
-    names = [name for name, _ in layers if pattern.search(name)]
+    names = adaptable_names(model, targets)
     if not names:
+        select(model, targets)  # says which targets match, if this one does not
         raise OffloadError(
             f"rank = {rank}: this {type(model).__name__} has no attention layer to adapt; add an adapter with peft"
         )
@@ -215,31 +223,6 @@ def _add_adapter(model: Any, targets: str, rank: int, alpha: float | None) -> No
         model.add_adapter(config)
     else:
         inject_adapter_in_model(config, model)
-
-
-class _MacCounter:
-    """A forward hook that adds up the multiply-accumulates of layers that stay in torch."""
-
-    def __init__(self) -> None:
-        self.total = 0
-
-    def watch(self, model: nn.Module, selection: Selection) -> list[RemovableHandle]:
-        """Hooks onto all Linear and convolution layers that are not part of an offloaded one."""
-        inside = {part for _, module in selection.chosen for part in module.modules()}
-        watched = (nn.Linear, nn.modules.conv._ConvNd)
-        others = [m for m in model.modules() if isinstance(m, watched) and m not in inside]
-        return [module.register_forward_hook(self) for module in others if not is_adapted(module)]
-
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Adds one call."""
-        if isinstance(module, nn.Linear):
-            self.total += output.numel() * module.in_features
-        else:
-            weight: Tensor = module.weight  # type: ignore[assignment]
-            self.total += output.numel() * math.prod(weight.shape[1:])
-
-    def __deepcopy__(self, memo: dict[int, object]) -> _MacCounter:
-        return self
 
 
 def _advance_with_optimizer(model: nn.Module, session: Session) -> RemovableHandle:

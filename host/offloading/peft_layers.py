@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from .convolution import offloaded_convolution
 from .convolution_shapes import ConvolutionShape, unsupported, unsupported_image
-from .layer import OffloadedLayer
+from .layer import LAYER_ATTRIBUTE, OffloadedLayer
 from .linear import Adapter, offloaded_linear
 from .stand_ins import KeepsStandIn
-
-LAYER_ATTRIBUTE = "systolora_layer"
-"""Where a swapped module keeps its `OffloadedLayer`; not a parameter, buffer or module, so no state dict sees it."""
+from .watch import CallWatch
+from .wrappers import is_wrapped, leads_to, rebind
 
 # torch.compile leaves the call as it is: a device cannot be traced.
 _run = torch.compiler.disable(offloaded_linear)
@@ -33,6 +32,10 @@ class OffloadedLoraLinear(KeepsStandIn, LoraLinear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., in] to [..., out]; as peft's, in INT8."""
+        layer: OffloadedLayer | None = self.__dict__.get(LAYER_ATTRIBUTE)
+        if layer is None:  # undone, but a wrapper still holds this forward
+            return LoraLinear.forward(self, x, *args, **kwargs)
+        layer.reached += 1
         if self.disable_adapters and self.merged:
             self.unmerge()
         active = [] if self.disable_adapters or self.merged else [a for a in self.active_adapters if a in self.lora_A]
@@ -40,9 +43,10 @@ class OffloadedLoraLinear(KeepsStandIn, LoraLinear):
         reason = self._extras_reason(args, kwargs) or static_reason(self) or frozen_reason(base)
         reason = reason or self._adapter_reason(active)
         if reason:
-            self.systolora_layer.fall_back(reason)
-            return super().forward(x, *args, **kwargs)
-        return _run(self.systolora_layer, x, base.weight, base.bias, self._adapter(active[0], x) if active else None)
+            layer.fall_back(reason)
+            return LoraLinear.forward(self, x, *args, **kwargs)
+        layer.on_device += 1
+        return _run(layer, x, base.weight, base.bias, self._adapter(active[0], x) if active else None)
 
     def _adapter(self, name: str, x: Tensor) -> Adapter:
         down: Any = self.lora_A[name]
@@ -66,6 +70,10 @@ class OffloadedLoraLinear(KeepsStandIn, LoraLinear):
                 return f"adapter variant {type(self.lora_variant[name]).__name__}"
             if self.lora_bias[name]:
                 return "the adapter has a bias (lora_bias)"
+            if _has_hooks(self.lora_A[name]) or _has_hooks(self.lora_B[name]):
+                return "a layer of the adapter has hooks"
+            if type(self.lora_A[name]) is not nn.Linear or type(self.lora_B[name]) is not nn.Linear:
+                return "a layer of the adapter is no plain Linear"
         return ""
 
 
@@ -76,11 +84,16 @@ class OffloadedLinear(KeepsStandIn, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]; as torch's, in INT8."""
+        layer: OffloadedLayer | None = self.__dict__.get(LAYER_ATTRIBUTE)
+        if layer is None:  # undone, but a wrapper still holds this forward
+            return nn.Linear.forward(self, input)
+        layer.reached += 1
         reason = frozen_reason(self)
         if reason:
-            self.systolora_layer.fall_back(reason)
-            return super().forward(input)
-        return _run(self.systolora_layer, input, self.weight, self.bias)
+            layer.fall_back(reason)
+            return nn.Linear.forward(self, input)
+        layer.on_device += 1
+        return _run(layer, input, self.weight, self.bias)
 
 
 class OffloadedConv2d(KeepsStandIn, nn.Conv2d):
@@ -90,12 +103,16 @@ class OffloadedConv2d(KeepsStandIn, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[batch, in, height, width] to [batch, out, height, width]; as torch's, in INT8."""
-        layer = self.systolora_layer
+        layer: OffloadedLayer | None = self.__dict__.get(LAYER_ATTRIBUTE)
+        if layer is None:  # undone, but a wrapper still holds this forward
+            return nn.Conv2d.forward(self, input)
+        layer.reached += 1
         shape = ConvolutionShape.of(self, layer.session.device.config.bus_bytes)
         reason = frozen_reason(self) or unsupported_image(shape, input)
         if reason:
             layer.fall_back(reason)
-            return super().forward(input)
+            return nn.Conv2d.forward(self, input)
+        layer.on_device += 1
         return _run_convolution(layer, shape, input, self.weight, self.bias)
 
 
@@ -104,15 +121,38 @@ def frozen_reason(base: nn.Module) -> str:
     weight = base.weight
     if weight.requires_grad and torch.is_grad_enabled():
         return "the weight is trainable"
+    layer: OffloadedLayer | None = base.__dict__.get(LAYER_ATTRIBUTE)
+    if layer is not None and layer.released and "weight" not in base._parameters:
+        return "its weight was parametrized after it had been released"
     if weight.device.type == "meta":
         return "the weight is on the meta device"
-    if not isinstance(base, (OffloadedLinear, OffloadedConv2d)) and (base._forward_hooks or base._forward_pre_hooks):
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return "the model is being traced or exported"
+    return "" if isinstance(base, (OffloadedLinear, OffloadedConv2d)) else _base_reason(base)
+
+
+def _base_reason(base: nn.Module) -> str:
+    """Why the weight of an adapted layer's base cannot be read past its forward; "" if it can."""
+    if _has_hooks(base):
         return "the base layer has hooks"
+    hooks = getattr(base.__dict__.get("_diffusers_hook"), "hooks", {})
+    # Layerwise casting stores the weight in a smaller type: the values are there, whatever its hook does before a forward.
+    if is_wrapped(base) and (set(hooks) != {"layerwise_casting"} or "_hf_hook" in base.__dict__):
+        return "the base layer's forward is wrapped"
     return ""
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    """Whether somebody else's hooks, forward or backward, expect a part of an adapted layer to be called."""
+    others = part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+    return bool(others) or any(not isinstance(hook, CallWatch) for hook in part._forward_hooks.values())
 
 
 def static_reason(module: nn.Module) -> str:
     """Why a module can never run on the device; "" if it can."""
+    plain = next((kind for kind, ours in _OFFLOADED.items() if type(module) in (kind, ours)), None)
+    if plain and is_wrapped(module) and not leads_to(module, (plain.forward, _OFFLOADED[plain].forward)):
+        return "its forward was replaced on the instance, so that of the class is never called"
     base: Any = module.get_base_layer() if isinstance(module, LoraLinear) else module
     if type(base) in (nn.Conv2d, OffloadedConv2d):
         return unsupported(base) or _weight_reason(base)
@@ -133,15 +173,31 @@ def _weight_reason(base: Any) -> str:
 
 
 def swap(module: nn.Module, layer: OffloadedLayer) -> None:
-    """Turns peft's Linear, or torch's Linear or Conv2d, into the offloaded one, in place."""
-    module.__class__ = _OFFLOADED[type(module)]
+    """Turns peft's Linear, or torch's Linear or Conv2d, into the offloaded one, in place, its wrappers included."""
+    plain = type(module)
+    module.__class__ = _OFFLOADED[plain]
     module.__dict__[LAYER_ATTRIBUTE] = layer
+    rebind(module, (plain.forward,))
 
 
 def swap_back(module: nn.Module) -> None:
-    """Undoes `swap`."""
-    module.__class__ = {offloaded: plain for plain, offloaded in _OFFLOADED.items()}[type(module)]
+    """Undoes `swap`, whatever was put around the class or the forward since."""
+    for plain, offloaded in _OFFLOADED.items():
+        if isinstance(module, offloaded):
+            module.__class__ = _without(type(module), offloaded, plain)
+            rebind(module, (offloaded.forward,))
     module.__dict__.pop(LAYER_ATTRIBUTE, None)
+
+
+def _without(kind: type, offloaded: type[nn.Module], plain: type[nn.Module]) -> type:
+    """A class with an offloaded one replaced among its bases: torch's parametrizations and FSDP derive one for each module."""
+    if kind is offloaded:
+        return plain
+    if offloaded not in kind.__mro__:
+        return kind
+    bases = tuple(_without(base, offloaded, plain) for base in kind.__bases__)
+    members = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(kind.__name__.replace(offloaded.__name__, plain.__name__), bases, members)
 
 
 def is_offloaded(module: nn.Module) -> bool:

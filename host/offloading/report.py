@@ -20,10 +20,12 @@ class OffloadReport:
         adapted, frozen: names of the offloaded layers with and without adapter.
         skipped: adapted or targeted layers that were left in torch, with the reason.
         int8, float32: GEMMs by kind that ran on the device, and in torch because their kind is switched off.
-        int8_macs, float32_macs: their multiply-accumulates, by kind.
-        host_macs: multiply-accumulates of the other Linear and convolution layers, forward.
+        int8_macs, float32_macs: their multiply-accumulates, by kind, without what gradient checkpointing repeats.
+        host_macs: multiply-accumulates, forward, of the Linear and convolution layers that ran in torch: the other ones, and
+            offloaded ones whose calls fell back; without what gradient checkpointing repeats.
         fallbacks: calls of offloaded layers that ran in torch altogether: (layer, reason) to how often.
         device: name of the device. device_bytes: its memory in use.
+        not_called: offloaded layers that no forward has come to yet, once others ran.
         released: layers whose frozen weight exists on the device only.
     """
 
@@ -38,6 +40,7 @@ class OffloadReport:
     fallbacks: dict[tuple[str, str], int]
     device: str
     device_bytes: int
+    not_called: tuple[str, ...] = ()
     released: int = 0
 
     @property
@@ -65,6 +68,8 @@ class OffloadReport:
             lines.append(f"frozen weights kept as INT8 only: {self.released} layers")
         reasons: Counter[str] = Counter(reason for _, reason in self.skipped)
         lines += [f"left in torch: {count} layers, {reason}" for reason, count in reasons.items()]
+        if self.not_called:
+            lines.append(f"never called so far: {len(self.not_called)} layers, such as {self.not_called[0]}")
         calls: Counter[str] = Counter()
         for (_, reason), count in self.fallbacks.items():
             calls[reason] += count

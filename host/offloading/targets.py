@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from peft.tuners.lora.layer import Linear as LoraLinear
@@ -11,18 +10,10 @@ from systolora.errors import UserError
 from torch import nn
 
 from .peft_layers import is_offloaded, static_reason
+from .projections import Projections, find_projections
 
-# Names of diffusers' U-Nets (attn2 is cross-attention) and joint-attention transformers (the text stream's add_k_proj, add_v_proj).
-_KEY_VALUE = re.compile(r"(^|\.)(attn2\.to_(k|v)|add_(k|v)_proj)$")
-# The same of all attention, and of transformers' text encoders (CLIP: q_proj ...; T5: SelfAttention.q ...).
-_ATTENTION = re.compile(
-    r"(^|\.)(to_(q|k|v|out\.0|add_out)|add_(q|k|v)_proj|(q|k|v|out|o)_proj|(SelfAttention|EncDecAttention)\.(q|k|v|o))$"
-)
-_ALL = re.compile(r"")
-
-TARGETS: dict[str, re.Pattern[str]] = {"kv": _KEY_VALUE, "attention": _ATTENTION, "linear": _ALL, "all": _ALL}
-"""Target to the names of its layers: cross-attention key and value (the CDM-QTA paper), all attention, every Linear, and
-every Linear and Conv2d."""
+TARGETS = ("kv", "attention", "linear", "all")
+"""Cross-attention key and value (the CDM-QTA paper), all projections of attention, every Linear, every Linear and Conv2d."""
 
 
 class OffloadError(UserError):
@@ -46,24 +37,60 @@ def select(model: nn.Module, targets: str) -> Selection:
     check(model, targets)
     chosen: list[tuple[str, nn.Module]] = []
     skipped: list[tuple[str, str]] = []
-    for name, module in layers_of(model, targets):
-        if not TARGETS[targets].search(name):
+    layers = layers_of(model, targets)
+    projections = find_projections(model, [name for name, _ in layers])
+    names = _named(targets, layers, projections)
+    for name, module in layers:
+        if name not in names:
             if is_adapted(module):
                 skipped.append((name, f"its adapter is not among the targets {targets!r}"))
             continue
-        reason = _reason(module)
+        reason = projections.idle.get(name) or _reason(module)
         if reason:
             skipped.append((name, reason))
         else:
             chosen.append((name, module))
-    if not chosen:
-        why = f"; skipped: {skipped[0][0]}, {skipped[0][1]}" if skipped else ""
-        others = [
-            name for name, pattern in TARGETS.items() if any(pattern.search(n) for n, _ in layers_of(model, name))
-        ]
+    found = Selection(tuple(chosen), tuple(skipped))
+    _refuse_useless(model, targets, found)
+    return found
+
+
+def layer_names(model: nn.Module, targets: str) -> frozenset[str]:
+    """Full names of the layers that a target names, whether or not the device can run them."""
+    layers = layers_of(model, targets)
+    return _named(targets, layers, find_projections(model, [name for name, _ in layers]))
+
+
+def adaptable_names(model: nn.Module, targets: str) -> list[str]:
+    """Full names, in the model's order, of the attention layers among the targets that an adapter can be put on."""
+    wanted = "kv" if targets == "kv" else "attention"
+    layers = layers_of(model)
+    projections = find_projections(model, [name for name, _ in layers])
+    named = _named(wanted, layers, projections)
+    return [name for name, _ in layers if name in named and name not in projections.idle]
+
+
+def _named(targets: str, layers: list[tuple[str, nn.Module]], projections: Projections) -> frozenset[str]:
+    if targets == "kv":
+        return projections.key_value
+    return projections.all if targets == "attention" else frozenset(name for name, _ in layers)
+
+
+def _refuse_useless(model: nn.Module, targets: str, selection: Selection) -> None:
+    """Raises OffloadError if nothing is chosen, or if the model has adapters and none of them is among the targets."""
+    what, skipped = f"this {type(model).__name__}", selection.skipped
+    if not selection.chosen:
+        others = [name for name in TARGETS if name != targets and layer_names(model, name)]
         hint = f"targets that match: {', '.join(others)}" if others else "it has no Linear layer"
-        raise OffloadError(f"no layer of this {type(model).__name__} matches targets {targets!r} ({hint}){why}")
-    return Selection(tuple(chosen), tuple(skipped))
+        why = f"; skipped: {skipped[0][0]}, {skipped[0][1]}" if skipped else ""
+        raise OffloadError(f"no layer of {what} matches targets {targets!r} ({hint}){why}")
+    adapted = [name for name, module in layers_of(model) if is_adapted(module)]
+    apart = {name for name, why in skipped if why.startswith("its adapter is not among")}
+    if adapted and apart.issuperset(adapted):
+        raise OffloadError(
+            f"none of the {len(adapted)} adapted layers of {what} is among the targets {targets!r}, which are frozen "
+            f"(adapted: {adapted[0]}, ...; targets: {selection.chosen[0][0]}, ...): choose other targets, or adapt these layers"
+        )
 
 
 def check(model: nn.Module, targets: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
-from systolora.cost.workloads import StepOptions, Workload, layer_matcher, trace_workload
+from systolora.cost.workloads import StepOptions, Workload, adapted_names, trace_workload
 from systolora.errors import UserError
 from systolora.hls.check import (
     ErrorCode,
@@ -70,8 +70,7 @@ def test_torch_counts_the_same_in_a_real_backward(tmp_path: Path, kind: type, co
     spec = model_spec(name)
     workload = trace_workload(name, StepOptions(targets="all", adapt=adapt, rank=3, batch=2))
     peft = build_model(spec)
-    names = [n for n, module in peft.named_modules() if isinstance(module, torch.nn.Linear) and layer_matcher(adapt)(n)]
-    inject_adapter_in_model(LoraConfig(r=3, target_modules=names), peft)
+    inject_adapter_in_model(LoraConfig(r=3, target_modules=list(adapted_names(peft, adapt))), peft)
     peft.to("meta")
     inputs = step_inputs(spec, peft, 2, spec.resolution)
     with FlopCounterMode(display=False) as counter:

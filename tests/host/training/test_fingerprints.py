@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from systolora.assets import pipeline_folder
 from systolora.errors import UserError
+from systolora.training.captions import find_pictures
 from systolora.training.fingerprints import check_same, data_fingerprint, model_fingerprint
-from systolora.training.pictures import find_pictures
 
 
 def data(folder: Path, prompt: str = "") -> dict[str, str]:
