@@ -1,4 +1,5 @@
-# make demo: the main job on a bare machine.  make test: all fast tests.  Both make their own environment first.
+# make demo: the main job on a bare machine.  make test: all fast tests.  Both make their own environment first;
+# afterwards `. .venv/bin/activate` puts `systolora` on the PATH.
 PYTHON ?= python3
 ENV := .venv
 RUN := $(ENV)/bin
@@ -7,6 +8,7 @@ RUN := $(ENV)/bin
 
 demo: $(ENV)/.main
 	$(RUN)/systolora demo --out demo-out
+	@echo 'For the other commands: . $(RUN)/activate, then systolora --help'
 
 test: $(ENV)/.test
 	$(RUN)/python -m pytest
