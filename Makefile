@@ -1,4 +1,5 @@
-# make demo: the main job on a bare machine.  make test: all fast tests.  Both make their own environment first.
+# make demo: the main job on a bare machine.  make test: all fast tests.  Both make their own environment first;
+# afterwards `. .venv/bin/activate` puts `systolora` on the PATH.
 PYTHON ?= python3
 ENV := .venv
 RUN := $(ENV)/bin
@@ -10,6 +11,7 @@ help:         ## this list
 
 demo: $(ENV)/.main  ## teach the built-in model a new concept in INT8 and in float32; writes demo-out/index.html
 	$(RUN)/systolora demo --out demo-out
+	@echo 'For the other commands: . $(RUN)/activate, then systolora --help'
 
 test: $(ENV)/.test  ## all fast tests
 	$(RUN)/python -m pytest

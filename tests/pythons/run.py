@@ -10,8 +10,10 @@ training steps. A Python that is not here is named and passed over. Needs the st
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from interpreters import SUPPORTED, find_python
@@ -37,8 +39,8 @@ DRIVER_TESTS = ("tests/pynq/test_opening.py", "tests/pynq/test_devices.py")
 TRAIN_TESTS = ("tests/host/offloading/test_linear.py", "tests/host/training/test_trainer.py")
 
 COMMANDS = (
-    ("generate", "--rows", "4", "--cols", "4", "--out", "build/pythons/project"),
-    ("lint", "build/pythons/project"),
+    ("generate", "--rows", "4", "--cols", "4", "--out", "PROJECT"),
+    ("lint", "PROJECT"),
     ("csim", "--rows", "8", "--cols", "8", "--m", "5", "--n", "7", "--k", "33"),
     ("boards",),
 )
@@ -58,13 +60,16 @@ def main() -> int:
     unknown = sorted(set(options.versions.split(",")) - set(SUPPORTED))
     if unknown:
         parser.error(f"--versions {','.join(unknown)}: supported are {', '.join(SUPPORTED)}")
-    failed = [] if check_pins() else ["pins"]
-    for version in options.versions.split(","):
-        python = find_python(version)
-        if python is None:
-            print(f"== Python {version}: not here, neither on PATH nor among pyenv's; not tested", flush=True)
-        elif not test_version(version, python, version in options.torch.split(",")):
-            failed.append(f"Python {version}")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {"pins": pool.submit(check_pins)}
+        for version in options.versions.split(","):
+            python = find_python(version)
+            if python is None:
+                print(f"== Python {version}: not here, neither on PATH nor among pyenv's; not tested", flush=True)
+            else:
+                with_torch = version in options.torch.split(",")
+                jobs[f"Python {version}"] = pool.submit(run_version, version, python, with_torch)
+    failed = [name for name, job in jobs.items() if not job.result()]
     print(f"FAILED: {', '.join(failed)}" if failed else "== every Python that is here passed", flush=True)
     return 1 if failed else 0
 
@@ -94,7 +99,7 @@ def check_pins() -> bool:
     return failed == 0
 
 
-def test_version(version: str, python: str, with_torch: bool) -> bool:
+def run_version(version: str, python: str, with_torch: bool) -> bool:
     """Makes the environment of one Python and runs the tests in it; what fails is printed."""
     environment = ROOT / f".venv-py{version}"
     pynq = PYNQ.get(version)
@@ -110,19 +115,22 @@ def test_version(version: str, python: str, with_torch: bool) -> bool:
     pip = [str(run), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     steps.append([*pip, "--constraint", pins, *packages])
     steps.append([*pip, "--no-deps", "--no-build-isolation", "--editable", "."])
-    steps += [[str(run), "-m", "systolora", *command] for command in COMMANDS]
+    project = f"build/pythons/{version}"
+    steps += [
+        [str(run), "-m", "systolora", *(project if w == "PROJECT" else w for w in command)] for command in COMMANDS
+    ]
     steps.append([str(run), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests])
-    return all(succeeds(step) for step in steps)
+    return all(succeeds(step, version) for step in steps)
 
 
-def succeeds(command: list[str]) -> bool:
+def succeeds(command: list[str], version: str) -> bool:
     """Runs one command in the project's folder; its output is shown if it fails, and the tests' closing line in any case."""
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     shown = done.stdout if done.returncode else "\n".join(done.stdout.splitlines()[-1:]) if "pytest" in command else ""
-    if shown:
-        print(shown, flush=True)
     if done.returncode:
-        print(f"FAILED ({done.returncode}): {' '.join(command)}", flush=True)
+        shown += f"\nFAILED ({done.returncode}): {' '.join(command)}"
+    if shown:
+        print(f"== Python {version}: {shown}", flush=True)
     return done.returncode == 0
 
 
