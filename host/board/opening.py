@@ -134,6 +134,7 @@ def open_design(design: BoardDesign, device: Any, timing: Timing | None = None) 
     owner = OwnerThread("systolora-board")
     session = Session(device, design.bitfile, design.config, timing or Timing())
     try:
+        owner.start()
         owner.call(load_design, session, design.bitfile)
         owner.call(check_design, session, design.config)
         owner.call(check_clock, design.clock_mhz)

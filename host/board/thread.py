@@ -22,6 +22,9 @@ from .completion import Completion
 
 T = TypeVar("T")
 
+_STARTING = 1.0
+"""Seconds that a thread may take to start, or be taken for one that never did."""
+
 
 class _Task(Generic[T]):
     """A function on its way to the thread, and what became of it."""
@@ -55,7 +58,7 @@ class _Task(Generic[T]):
 
 
 class OwnerThread:
-    """Runs functions in its own thread, one at a time, in the order in which they were handed over.
+    """Runs functions in its own thread, one at a time, in the order in which they were handed over; once it is started.
 
     Attributes:
         ended: the thread has ended, and so has everything that was handed over.
@@ -68,6 +71,9 @@ class OwnerThread:
         self._stopping = self._closed = False
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread. If that is interrupted, `close` ends what has become of it."""
         self._thread.start()
 
     def _main(self) -> None:
@@ -159,6 +165,8 @@ class OwnerThread:
             return
         self.post(last)
         self.post(self.stop)
+        if self._loop is None and not self.ended.wait(_STARTING):
+            return  # its start was interrupted: whenever it begins, it finds that it is to end
         self.join()
 
     def stop(self) -> None:

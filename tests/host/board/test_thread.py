@@ -19,6 +19,7 @@ from systolora.sim.functional.device import DeviceError
 @pytest.fixture
 def owner() -> Iterator[OwnerThread]:
     thread = OwnerThread("test-owner")
+    thread.start()
     yield thread
     thread.close(lambda: None)
 
@@ -75,6 +76,13 @@ def test_after_its_end_everything_is_refused(owner: OwnerThread) -> None:
             owner.call(lambda: None)
         owner.join()
     owner.settle()
+
+
+def test_a_thread_whose_start_was_interrupted_ends_when_it_begins() -> None:
+    thread = OwnerThread("test-owner")
+    thread.close(lambda: None)
+    thread.start()
+    assert thread.ended.wait(60)
 
 
 def test_a_forked_process_does_not_wait_for_a_thread_that_it_has_not(owner: OwnerThread) -> None:
