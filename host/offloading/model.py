@@ -19,7 +19,7 @@ from .peft_layers import OffloadedLoraLinear, swap, swap_back
 from .quantization import FROZEN_KINDS, QuantizationConfig
 from .report import OffloadReport, sum_by_kind
 from .session import Session
-from .targets import OffloadError, Selection, adaptable_names, check, is_adapted, layers_of, select
+from .targets import OffloadError, Selection, adaptable_names, check, is_adapted, layer_names, layers_of, select
 from .watch import CallWatch
 
 
@@ -212,7 +212,8 @@ def _add_adapter(model: Any, targets: str, rank: int, alpha: float | None) -> No
         return
     names = adaptable_names(model, targets)
     if not names:
-        select(model, targets)  # says which targets match, if this one does not
+        if not layer_names(model, targets):
+            select(model, targets)  # says which targets match
         raise OffloadError(
             f"rank = {rank}: this {type(model).__name__} has no attention layer to adapt; add an adapter with peft"
         )
