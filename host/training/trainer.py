@@ -268,13 +268,15 @@ class Trainer:
 
 
 def train(settings: TrainSettings, on_step: Callable[[StepReport], None] | None = None) -> TrainResult:
-    """A whole run: load, train, save, close.
+    """A whole run: load, train, save, close. What the user should know is a warning.
 
     Raises:
         UserError: for anything in the settings or files that cannot be used.
         Stopped: for a signal.
     """
     trainer = Trainer(settings)
+    for note in trainer.notes:
+        warnings.warn(note, stacklevel=2)
     try:
         return trainer.run(on_step)
     finally:
