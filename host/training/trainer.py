@@ -269,7 +269,7 @@ class Trainer:
 
 
 def train(settings: TrainSettings, on_step: Callable[[StepReport], None] | None = None) -> TrainResult:
-    """A whole run: load, train, save, close.
+    """A whole run: load, train, save, close. What the user should know is a warning.
 
     Raises:
         UserError: for anything in the settings or files that cannot be used.

@@ -136,8 +136,13 @@ def test_a_model_with_dropout_goes_on_with_the_same_bits(
     whole, without = (replace(small, output=str(tmp_path / name)) for name in ("whole", "without"))
     run(with_dropout(whole))
     run(make_trainer(without))
+
+    def strike(report: Any) -> None:
+        if report.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
     with pytest.raises(Stopped):
-        run(with_dropout(small), lambda report: report.step == 3 and signal.raise_signal(signal.SIGTERM))
+        run(with_dropout(small), strike)
     torch.rand(17)
     run(with_dropout(replace(small, resume=True)))
     mine, theirs, plain = (load_file(Path(each.output) / ADAPTER_FILE) for each in (small, whole, without))

@@ -173,8 +173,13 @@ def test_a_second_signal_stops_at_once_without_saving(small: TrainSettings, make
 
 def test_without_checkpoints_it_says_that_nothing_was_saved(small: TrainSettings, make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(replace(small, checkpoint_every=0))
+
+    def strike(report: Any) -> None:
+        if report.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
     with pytest.raises(Stopped, match="after step 2 of 4; nothing was saved, as --checkpoint-every is 0"):
-        trainer.run(lambda report: report.step == 2 and signal.raise_signal(signal.SIGTERM))
+        trainer.run(strike)
     trainer.close()
     assert not (Path(small.output) / "checkpoints").exists()
 
