@@ -223,7 +223,8 @@ class _Backward:
         # torch's own check that nothing changed since the forward pass lies in this access, so down and up are saved as well.
         self.weight, _, _, self.anchor_x, self.anchor_h, self.kept_x, self.kept_h = ctx.saved_tensors
         self.factors: Factors | None = ctx.factors
-        self.down, self.up = (self.factors.down, self.factors.up) if self.factors else (None, None)
+        self.down: Any = self.factors.down if self.factors else None
+        self.up: Any = self.factors.up if self.factors else None
         _, self.need_x, self.need_x_low, _, self.need_bias, self.need_down, self.need_up = ctx.needs_input_grad
         self.tokens = grad_y.shape[:-1].numel()
         self.g = grad_y.reshape(self.tokens, self.shape.out_features)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def stand_in(weight: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ def base_layer(module: Any) -> Any:
     return module.get_base_layer() if hasattr(module, "get_base_layer") else module
 
 
-class KeepsStandIn(nn.Module):
-    """Of an offloaded module: its stand-in stays small when the model moves to another type or device, which makes new tensors."""
+class KeepsStandIn:
+    """In front of an offloaded module's class: its stand-in stays small when the model moves to another type or device, which makes new tensors."""
 
     systolora_layer: Any
 
@@ -38,7 +38,7 @@ class KeepsStandIn(nn.Module):
         """What `to`, `half`, `cuda` and the like do to a module's tensors."""
         base = base_layer(self)
         keeps = self.systolora_layer.released and (base.weight.is_meta or is_stand_in(base.weight))
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[misc]
         if keeps:
             base.weight.data = stand_in(base.weight)
         return self

@@ -40,12 +40,12 @@ def contents_of(tensor: Tensor) -> Contents:
 def _fingerprint(data: NDArray[np.uint8]) -> bytes:
     library, digest = built_library(), hashlib.blake2b(len(data).to_bytes(8, "little"), digest_size=16)
     if library is None:
-        digest.update(data)
+        digest.update(data.data)
         return digest.digest()
     sums = np.empty((-(-len(data) // _BLOCK_BYTES), 16), np.uint8)
     threads = thread_count() if len(data) >= _THREAD_BYTES else 1
     library.systolora_contents(data.ctypes.data, len(data), _key().ctypes.data, sums.ctypes.data, threads)
-    digest.update(sums)
+    digest.update(sums.data)
     return digest.digest()
 
 
