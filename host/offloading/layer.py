@@ -75,7 +75,7 @@ class OffloadedLayer:
         kept = {"weight"} if self.released else set()
         self._leases = {name: held for name, held in self._leases.items() if name in kept}
         self._weight: Contents | None = None
-        self._bias: Contents | None = None
+        self._bias: Tensor | None = None
         self._factors: Factors | None = None
         self._factors_step = 0
 
@@ -188,12 +188,11 @@ class OffloadedLayer:
 
     def place_bias(self, bias: Tensor, nbytes: int) -> None:
         """Writes the bias [out] to device memory, if what lies there is not this."""
-        contents = contents_of(bias)
-        if self._bias != contents:
+        if self._bias is None or not _same(self._bias, bias):
             room = self._room("bias", nbytes).write()
             values = upload_array(bias.float())
             room[: values.nbytes].view("float32")[...] = values
-            self._bias = contents
+            self._bias = bias.detach().clone()
 
     def factors_of(self, down: Tensor, up: Tensor) -> Factors:
         """Copies of down [rank, in] and up [out, rank] as they are now: those in device memory if they are the same."""
