@@ -201,3 +201,11 @@ def test_the_files_of_a_run_name_no_folder_of_this_computer(small: TrainSettings
         if path.is_file():
             content = path.read_bytes()
             assert not [name for name in private if name.encode() in content], path
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_loaded(
+    small: TrainSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="--output .*file/run: it cannot be written"):
+        Trainer(replace(small, output=str(tmp_path / "file" / "run"), model="nowhere", data="nowhere"))
