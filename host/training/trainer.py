@@ -90,7 +90,7 @@ class Trainer:
         self.parts = parts or load_parts(Path(settings.model))
         self.objective = Objective(self.parts.noise, settings.snr_gamma)
         self.data: EncodedPictures = encode_data(self.parts, settings, on_picture)
-        self.notes += [*self.parts.notes, *self.data.notes]
+        self.notes += [f"note: {text}" for text in (*self.parts.notes, *self.data.notes)]
         self.unet = self.parts.unet
         add_adapter(self.unet, settings)
         if settings.gradient_checkpointing:

@@ -122,6 +122,9 @@ def take_apart(words: list[str]) -> None:
     while hasattr(command, "get_command"):
         if not words:
             return
+        if words[0].startswith("-"):
+            assert any(words[0] in option.opts for option in command.params), f"systolora has no option {words[0]}"
+            return
         name, words = words[0], words[1:]
         command = command.get_command(context, name)
         assert command is not None, f"there is no command {name}"
