@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from systolora.errors import UserError
-from systolora.outputs import check_file, check_folder
 
 from .options import CommandGroup, GroupedCommand, Json, make_console
 
@@ -37,7 +36,6 @@ def merge(
     """Merge an IntLoRA adapter into integer weights: a term file by integer multiply or shift alone, an adapter with its model."""
     from systolora.intlora.export import merge_file
 
-    check_file(out, "--out", _mark("merged"))
     report = merge_file(adapter, out, model)
     make_console(json).print(str(report), soft_wrap=True)
     if json:
@@ -53,16 +51,7 @@ def export(
     """Write an IntLoRA adapter in another form."""
     from systolora.intlora.export import export_file
 
-    if form == "term":
-        check_file(out, "--out", _mark("term"))
-    else:
-        check_folder(out, "systolora export")
     print(export_file(file, out, model, form))
-
-
-def _mark(kind: str) -> bytes:
-    """What stands in the head of an IntLoRA file of that kind: such a file may be replaced, an adapter never is."""
-    return f'\\"kind\\":\\"{kind}\\"'.encode()
 
 
 def inspect(

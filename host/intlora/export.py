@@ -50,8 +50,8 @@ def merge_file(source: Path, out: Path, model: Path | None) -> MergeReport:
     Raises:
         UserError: for a damaged file, a missing or another model, or an `out` that cannot be written or holds something else.
     """
-    content = read_file(source, ("adapter", "term"))
     _check_file(source, out, "merged")
+    content = read_file(source, ("adapter", "term"))
     merged = _merged(source, content, None if model is None else load_unet(model))
     write_file(out, merged_file(content, merged))
     values = [weight.values for weight in merged.values()]
@@ -74,16 +74,16 @@ def export_file(source: Path, out: Path, model: Path, form: str) -> Path:
     if form not in FORMS:
         raise UserError(f"--form {form!r}: allowed are {', '.join(FORMS)}")
     if form == "term":
-        content = read_file(source, ("adapter",))
         _check_file(source, out, "term")
+        content = read_file(source, ("adapter",))
         weights = frozen_weights(load_unet(model), content.layers)
         return write_file(out, term_file(source, content, weights))
-    content = read_file(source)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: it is a file, but a pipeline is a folder; give a new one, or --form term")
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out}: the folder is not empty; give a new one")
     _check_writable(out)
+    content = read_file(source)
     pipeline = _load_pipeline(model)
     unet = pipeline.unet
     put_weights(unet, _merged(source, content, unet))
@@ -100,7 +100,7 @@ def _check_file(source: Path, out: Path, kind: str) -> None:
     if out.is_dir():
         raise UserError(f"--out {out}: it is a folder, but a {kind} file is to be written; give a file")
     if out.exists():
-        if out.samefile(source):
+        if source.exists() and out.samefile(source):
             raise UserError(f"--out {out}: it is the file that is read; give another name")
         try:
             found = read_file(out).kind

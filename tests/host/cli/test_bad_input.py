@@ -141,13 +141,13 @@ bitstream build --board kv260 --results empty    | no systolora.bit
 merge nowhere --out new                          | nowhere: there is no such file
 merge broken.safetensors --out new               | broken.safetensors: the file is damaged
 merge broken.safetensors --out foreign           | --out foreign: it is a folder
-merge broken.safetensors --out file              | --out file: systolora did not write that file
-merge broken.safetensors --out broken.safetensors | --out broken.safetensors: systolora did not write that file
-merge broken.safetensors --out /dev/null         | it is no ordinary file
+merge broken.safetensors --out file              | --out file: the file there is not replaced
+merge broken.safetensors --out broken.safetensors | --out broken.safetensors: it is the file that is read
+merge broken.safetensors --out /dev/null         | --out /dev/null: the file there is not replaced
 export broken.safetensors --model pipeline --form x --out new | --form 'x': allowed are term, diffusers
 export broken.safetensors --model pipeline --form term --out foreign | --out foreign: it is a folder
-export broken.safetensors --model pipeline --form term --out file | systolora did not write that file
-export broken.safetensors --model pipeline --out foreign | --out foreign: the folder is not empty: it holds files
+export broken.safetensors --model pipeline --form term --out file | --out file: the file there is not replaced
+export broken.safetensors --model pipeline --out foreign | --out foreign: the folder is not empty
 export broken.safetensors --model pipeline --out file | --out file: it is a file
 inspect nowhere                                  | nowhere: there is no such file
 inspect broken.safetensors                       | broken.safetensors: it is no readable safetensors file
