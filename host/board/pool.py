@@ -105,7 +105,9 @@ class SlotPool:
     def _allocate_slot(self, size: int) -> Slot:
         buffer = self._allocate(size)
         if getattr(buffer, "buffer_id", "local") in ("", None):
-            # PYNQ.remote's server answers an allocation that failed with an empty number and no error.
+            # PYNQ.remote's server answers an allocation that failed with an empty number and no error. There is nothing to give back:
+            # pynq would try it whenever the garbage collector finds the buffer, which may be in a thread of gRPC, and hang.
+            buffer.freed = True
             raise MemoryError("the remote board returned no buffer")
         return Slot(buffer, np.asarray(buffer), int(buffer.device_address), size)
 
