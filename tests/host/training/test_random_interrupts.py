@@ -88,6 +88,7 @@ class Command:
         """Runs to the end, or sends a signal after `delay` seconds."""
         assert self.process.stdin is not None
         arguments = [*self.common, "--output", str(output), "--resume"]
+        self.said.write_text("")  # a signal may come before the command has a place for what it says
         began = time.monotonic()
         self.process.stdin.write(json.dumps({"arguments": arguments, "said": str(self.said)}) + "\n")
         self.process.stdin.flush()
