@@ -53,7 +53,7 @@ def check_folder(folder: Path, maker: str, option: str = "--out") -> None:
                 f"{option} {folder}: the folder is not empty: it holds files that '{maker}' did not make, and they are not touched; "
                 "give a new or an empty folder"
             )
-        _try_writing(folder)
+        try_writing(folder)
     except OSError as error:
         raise UserError(f"{option} {folder}: it cannot be written: {error.strerror or error}") from None
 
@@ -77,7 +77,7 @@ def check_file(path: Path, option: str, mark: bytes) -> None:
             raise UserError(
                 f"{option} {path}: systolora did not write that file, and it is not overwritten; give another name"
             )
-        _try_writing(path.parent)
+        try_writing(path.parent)
     except OSError as error:
         raise UserError(f"{option} {path}: it cannot be written: {error.strerror or error}") from None
 
@@ -93,6 +93,22 @@ def write_output(path: Path, data: bytes, option: str, mark: bytes) -> None:
         write_atomically(path.resolve(), data)
     except OSError as error:
         raise UserError(f"{option} {path}: it cannot be written: {error.strerror or error}") from None
+
+
+def try_writing(folder: Path) -> None:
+    """Writes a byte where the folder is or would be made; leaves nothing behind.
+
+    Raises:
+        OSError: if that fails.
+    """
+    place = folder
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(20, f"{place} is a file")
+    with tempfile.TemporaryFile(dir=place) as file:
+        file.write(b"\0")
+        file.flush()
 
 
 def _require_name(path: Path) -> None:
@@ -112,15 +128,3 @@ def _maker(folder: Path) -> str:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(_HEAD)
-
-
-def _try_writing(folder: Path) -> None:
-    """Writes a byte where the folder is or would be made; raises OSError if that fails."""
-    place = folder
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise NotADirectoryError(20, f"{place} is a file")
-    with tempfile.TemporaryFile(dir=place) as file:
-        file.write(b"\0")
-        file.flush()

@@ -25,9 +25,13 @@ _WIDEST = 10_000
 _LARGEST_TOLD = 16_384
 
 
-def make_console(json: bool = False) -> Console:
-    """Where a command prints: standard error if standard output is for JSON. Square brackets in a path are no markup."""
-    return Console(stderr=json, markup=False, highlight=False, emoji=False)
+def make_console(json: bool = False, quiet: bool = False) -> Console:
+    """Where a command prints: standard error if standard output is for JSON. Square brackets in a path are no markup.
+
+    Args:
+        quiet: nothing is printed: another process of the same run does.
+    """
+    return Console(stderr=json, quiet=quiet, markup=False, highlight=False, emoji=False)
 
 
 def print_table(console: Console, table: Table) -> None:

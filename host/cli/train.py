@@ -10,6 +10,8 @@ from rich.console import Console
 from systolora.training.interrupts import EndAtOnce, Stopped, exit_code
 from systolora.training.settings import TrainSettings
 
+from .options import make_console
+
 
 def run_training(settings: TrainSettings, json: bool) -> None:
     """Trains and prints; a signal ends it after the step, with a checkpoint.
@@ -18,7 +20,7 @@ def run_training(settings: TrainSettings, json: bool) -> None:
     """
     quiet = os.environ.get("RANK", "0") != "0"
     with EndAtOnce(None if quiet else " before the first step: nothing was changed; start it again") as ending:
-        _train(settings, Console(stderr=json, quiet=quiet), json and not quiet, ending)
+        _train(settings, make_console(json, quiet), json and not quiet, ending)
 
 
 def _train(settings: TrainSettings, console: Console, json: bool, ending: EndAtOnce) -> None:

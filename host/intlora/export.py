@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from systolora.errors import UserError
+from systolora.outputs import try_writing
 from torch import nn
 
 from .digits import count_wide, digits
@@ -113,12 +114,10 @@ def _check_file(source: Path, out: Path, kind: str) -> None:
 
 def _check_writable(out: Path) -> None:
     """Refuses an output for which no file can be made, before the work; leaves nothing behind."""
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
     try:
-        with TemporaryFile(dir=parent):
-            pass
+        try_writing(out.absolute().parent)
     except OSError as error:
-        raise UserError(f"--out {out}: nothing can be written in {parent} ({error.strerror})") from None
+        raise UserError(f"--out {out}: it cannot be written: {error.strerror or error}") from None
 
 
 def put_weights(model: nn.Module, merged: Mapping[str, IntegerWeight]) -> None:

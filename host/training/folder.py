@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from systolora.errors import UserError
 from systolora.intlora.file import HEADER_KEY
+from systolora.outputs import try_writing
 
 from .adapter import ADAPTER_FILE, INTLORA_FILE, SETTINGS_KEY
 from .checkpoint import FOLDER, list_checkpoints, refuse_old
@@ -97,9 +98,7 @@ class RunFolder:
     def _try_out(self) -> None:
         for folder in (self.path, self.path / FOLDER):
             if folder.exists():
-                with tempfile.TemporaryFile(dir=folder) as file:
-                    file.write(b"\0")
-                    file.flush()
+                try_writing(folder)
 
     def _check_files(self, resume: bool) -> None:
         for name, mark in _MARKS.items():

@@ -138,13 +138,13 @@ def test_no_output_replaces_what_is_no_output(run: TrainSettings, tmp_path: Path
             (tmp_path / "folder", "it is a folder, but a (term|merged) file is to be written"),
             (tmp_path / "mine.txt", r"the file there is not replaced \(no IntLoRA file, not (term|merged)\)"),
             (tmp_path / "other", r"the file there is not replaced \(adapter, not (term|merged)\)"),
-            (tmp_path / "mine.txt" / "below", "nothing can be written in .*mine.txt"),
+            (tmp_path / "mine.txt" / "below", "it cannot be written: .*mine.txt is a file"),
         ):
             with pytest.raises(UserError, match=message):
                 call(command, adapter, "--out", out, *model, *form)
     with pytest.raises(UserError, match="it is a file, but a pipeline is a folder; give a new one, or --form term"):
         call("export", adapter, "--out", tmp_path / "mine.txt", *model)
-    with pytest.raises(UserError, match="nothing can be written in .*mine.txt"):
+    with pytest.raises(UserError, match="it cannot be written: .*mine.txt is a file"):
         call("export", adapter, "--out", tmp_path / "mine.txt" / "below", *model)
     assert before == {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
     call("merge", adapter, "--out", tmp_path / "new" / "merged", *model)
