@@ -14,6 +14,7 @@ from pathlib import Path
 from .boards import board_of
 from .config import MAX_K, MIN_TILE_CLOCKS, ArrayConfig
 from .fields import FIELDS, Field, Opcode
+from .intervals import pipelined_intervals
 from .isa import INSTRUCTION_WORDS, MAX_DIMENSION, ErrorCode, reserved_masks
 from .registers import ARGUMENTS, STATUS_MAGIC, Argument, Counters
 from .regmap import TOP, predict_map
@@ -86,8 +87,14 @@ def render_project(config: ArrayConfig) -> dict[str, str]:
     Raises:
         ConfigError: if the configuration's board does not hold it.
     """
-    files = ProjectFiles(sources=(f"src/{TOP}.cpp",), testbench=("tb/testbench.cpp", GOLDEN_FILE), includes=("src",))
-    return _render(config, _SOURCES | _HARNESS) | render_scripts(config, files)
+    sources = _render(config, _SOURCES)
+    files = ProjectFiles(
+        sources=(f"src/{TOP}.cpp",),
+        testbench=("tb/testbench.cpp", GOLDEN_FILE),
+        includes=("src",),
+        intervals=pipelined_intervals(sources),
+    )
+    return sources | _render(config, _HARNESS) | render_scripts(config, files)
 
 
 def write_project(config: ArrayConfig, folder: Path) -> list[Path]:

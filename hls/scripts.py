@@ -5,7 +5,8 @@ They are rendered from templates/scripts and never run by this package: no vendo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .boards import BOARD_TABLE, Board, board_of, pl_clock
 from .budget import require_fit
@@ -42,11 +43,13 @@ class ProjectFiles:
         sources: files of the design that are compiled (headers are found through `includes`).
         testbench: files of the testbench, its data among them.
         includes: folders with headers.
+        intervals: what the sources ask of their loops (`intervals.pipelined_intervals`).
     """
 
     sources: tuple[str, ...] = (f"src/{TOP}.cpp",)
     testbench: tuple[str, ...] = ("tb/testbench.cpp", "tb/golden.hpp")
     includes: tuple[str, ...] = ("src",)
+    intervals: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def render_scripts(config: ArrayConfig, files: ProjectFiles | None = None) -> dict[str, str]:
@@ -61,7 +64,8 @@ def render_scripts(config: ArrayConfig, files: ProjectFiles | None = None) -> di
     """
     require_fit(config)
     board = board_of(config)
-    values = _values(config, board, files or ProjectFiles())
+    files = files or ProjectFiles()
+    values = _values(config, board, files)
     environment = template_environment("systolora.hls", "templates/scripts")
     wanted = {
         "scripts/run_hls.tcl": "run_hls.tcl.j2",
@@ -74,7 +78,7 @@ def render_scripts(config: ArrayConfig, files: ProjectFiles | None = None) -> di
     register_map = predict_map()
     rendered["predicted/registers.json"] = render_json(register_map)
     rendered[f"predicted/x{TOP}_hw.h"] = render_header(register_map)
-    rendered["predicted/report_expected.json"] = render_expected(config)
+    rendered["predicted/report_expected.json"] = render_expected(config, files.intervals)
     return rendered
 
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from systolora.hls import board_config
-from systolora.hls.reports import ReportError, compare_report, parse_report, render_expected
+from systolora.hls.generate import render_sources
+from systolora.hls.intervals import pipelined_intervals
+from systolora.hls.reports import (
+    LoopReport,
+    ReportError,
+    SynthesisReport,
+    compare_report,
+    parse_report,
+    render_expected,
+)
 from systolora.hls.resources import Resources
 
 XML = """<?xml version="1.0" encoding="UTF-8"?>
@@ -60,8 +70,13 @@ TABLE = """
 """
 
 
+def expected() -> str:
+    """The prediction for the KV260, of two loops."""
+    return render_expected(board_config("kv260"), {"tiles": (1, 4), "clear": (1,)})
+
+
 def numbers(**changes: object) -> str:
-    wanted = json.loads(render_expected(board_config("kv260")))["resources"]
+    wanted = json.loads(expected())["resources"]
     values = {
         "clock": "4.12",
         "interval": 1,
@@ -98,13 +113,13 @@ def test_table_is_read_to_the_same() -> None:
 
 
 def test_agreement_is_silent() -> None:
-    assert compare_report(render_expected(board_config("kv260")), parse_report(numbers())) == []
+    assert compare_report(expected(), parse_report(numbers())) == []
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"interval": 3}, "loop tiles: predicted II = 1, the report has 3"),
+        ({"interval": 3}, "loop tiles: predicted II = 1 or 4, the report has 3"),
         ({"clock": "6.02"}, "clock: 5.333 ns asked for, the report estimates 6.02 ns"),
         ({"dsp": 1200}, r"DSP: predicted \d+, the report has 1,200 \(more than 15% off\)"),
         ({"lut": 10}, r"LUT: predicted [\d,]+, the report has 10 \(more than 35% off\)"),
@@ -112,14 +127,93 @@ def test_agreement_is_silent() -> None:
     ],
 )
 def test_disagreement_is_told(changes: dict[str, object], line: str) -> None:
-    lines = compare_report(render_expected(board_config("kv260")), parse_report(numbers(**changes)))
+    lines = compare_report(expected(), parse_report(numbers(**changes)))
     assert len(lines) == 1
     assert re.fullmatch(line, lines[0])
 
 
+def test_intervals_are_read_from_pragmas() -> None:
+    text = """constexpr int kBytes = 16;
+constexpr int kWords = kBytes / 4;
+rows:
+    for (int i = 0; i < n; ++i) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=8
+// Proof: a reason.
+#pragma HLS PIPELINE II=kWords*2
+    }
+rows:
+    for (int i = 0; i < n; ++i) {
+    lanes:
+        for (int j = 0; j < 4; ++j) {
+#pragma HLS UNROLL
+        }
+    tail:
+        while (left) {
+#pragma HLS PIPELINE
+        }
+    }
+"""
+    assert pipelined_intervals({"a.hpp": text}) == {"rows": (0, 8), "tail": (1,)}
+    with pytest.raises(ValueError, match="II=kOther: not a constant"):
+        pipelined_intervals({"a.hpp": text.replace("kWords*2", "kOther")})
+
+
+@pytest.mark.parametrize("name", ["kv260", "rfsoc4x2"])
+def test_a_report_with_the_intervals_of_the_pragmas_is_silent(name: str) -> None:
+    sources = render_sources(board_config(name))
+    intervals = pipelined_intervals(sources)
+    # Every pragma at a loop is found.
+    pragmas = sum(text.count("#pragma HLS PIPELINE") for text in sources.values())
+    functions = sum(
+        len(re.findall(r"\)\n\{\n(?:#pragma[^\n]*\n)*#pragma HLS PIPELINE", text)) for text in sources.values()
+    )
+    loops = sum(
+        len(re.findall(r"\n *\w+:\n *for [^\n]*\n(?:#pragma[^\n]*\n)*#pragma HLS PIPELINE", text))
+        for text in sources.values()
+    )
+    assert loops == pragmas - functions and loops >= len(intervals)
+    document = json.loads(render_expected(board_config(name), intervals))
+    report = SynthesisReport(
+        document["top"],
+        document["part"],
+        None,
+        document["clock_ns"],
+        None,
+        Resources(**document["resources"]),
+        tuple(LoopReport(label, value or None, value > 0) for label, values in intervals.items() for value in values),
+    )
+    assert compare_report(json.dumps(document), report) == []
+
+
+@pytest.mark.parametrize(
+    ("loop", "lines"),
+    [
+        (LoopReport("rows_tiles", 4, True), []),
+        (LoopReport("rows_tiles", 2, True), ["loop rows_tiles: predicted II = 1 or 4, the report has 2"]),
+        (LoopReport("clear", None, False), ["loop clear: predicted II = 1, the report has no pipeline"]),
+        (LoopReport("VITIS_LOOP_7_1", 3, True), ["loop VITIS_LOOP_7_1: not predicted, and its II is 3"]),
+        (LoopReport("VITIS_LOOP_7_1", 1, True), []),
+        (LoopReport("steps", None, False), []),
+    ],
+)
+def test_loops_are_compared_by_their_labels(loop: LoopReport, lines: list[str]) -> None:
+    report = replace(parse_report(numbers()), loops=(loop,))
+    assert compare_report(expected(), report) == lines
+
+
+def test_a_loop_of_the_top_function_is_read_once() -> None:
+    module = """<ModuleInformation><Module><Name>systolora_top</Name><PerformanceEstimates><SummaryOfLoopLatency>
+      <tiles><Name>tiles</Name><PipelineII>1</PipelineII></tiles></SummaryOfLoopLatency></PerformanceEstimates></Module>
+      <Module><Name>store</Name><PerformanceEstimates><SummaryOfLoopLatency>
+      <rows><Name>rows</Name><PipelineII>2</PipelineII></rows></SummaryOfLoopLatency></PerformanceEstimates></Module>
+    </ModuleInformation></profile>"""
+    report = parse_report(numbers().replace("</profile>", module))
+    assert [(loop.name, loop.interval) for loop in report.loops] == [("tiles", 1), ("rows", 2)]
+
+
 def test_other_part_and_top_are_told() -> None:
     text = numbers().replace("xck26-sfvc784-2LV-c", "xczu9eg").replace("systolora_top", "vadd")
-    lines = compare_report(render_expected(board_config("kv260")), parse_report(text))
+    lines = compare_report(expected(), parse_report(text))
     assert lines == [
         "top function: predicted systolora_top, the report is of vadd",
         "part: predicted xck26-sfvc784-2LV-c, the report is for xczu9eg",
