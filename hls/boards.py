@@ -13,7 +13,13 @@ from .config import ArrayConfig, ConfigError
 from .resources import Resources
 
 IO_PLL_MHZ = 33.333 * 90 / 2
-"""The I/O PLL as boot images of these boards set it: 33.333 MHz x 90 / 2 = 1499.985 MHz. PL clocks are integer parts of it."""
+"""The I/O PLL as some boot images of these boards set it: 33.333 MHz x 90 / 2 = 1499.985 MHz; others have x 60 / 2."""
+
+COMMON_CLOCK_MHZ = 33.333 * 30 / 2
+"""499.995 MHz: an integer part of both PLLs, 1,000 and 1,500 MHz. Hand-off files of real Kria designs have either."""
+
+PORT_BYTES = 16
+"""Bytes that a memory port of a Zynq UltraScale+ carries in a clock: the HP ports are 128 bits wide (UG1085)."""
 
 _LARGEST_DIVIDER = 63
 
@@ -28,6 +34,7 @@ class Board:
         part: FPGA part number.
         lut, ff, dsp, bram36, uram: what the part holds (BRAM in 36 Kbit blocks, URAM in 288 Kbit blocks).
         dram_gbps: peak bandwidth of the processor's memory in 10**9 bytes a second.
+        sustained_gbps: what others have measured from the FPGA, or the nearest board's part of the peak: `BOARD_TABLE`.
         dram_mb: size of that memory. Above 2048 part of it lies at 0x8_0000_0000 (DDR high).
         board_part: pattern that finds the board part in Vivado's catalogue, any vendor prefix and version.
         board_files: where Vivado gets the board files from.
@@ -42,6 +49,7 @@ class Board:
     bram36: int
     uram: int
     dram_gbps: float
+    sustained_gbps: float
     dram_mb: int
     board_part: str
     board_files: str
@@ -58,28 +66,33 @@ _STORE = "Vivado's board store: xhub::install [xhub::get_xitems *{}*]"
 BOARD_TABLE: dict[str, Board] = {
     board.name: board
     for board in (
-        Board("kv260", "Kria KV260", "xck26-sfvc784-2LV-c", 117_120, 234_240, 1_248, 144, 64, 19.2, 4096,
+        Board("kv260", "Kria KV260", "xck26-sfvc784-2LV-c", 117_120, 234_240, 1_248, 144, 64, 17.07, 8.5, 4096,
               "*:kv260_som:part0:*", _VIVADO),
-        Board("kr260", "Kria KR260", "xck26-sfvc784-2LV-c", 117_120, 234_240, 1_248, 144, 64, 19.2, 4096,
+        Board("kr260", "Kria KR260", "xck26-sfvc784-2LV-c", 117_120, 234_240, 1_248, 144, 64, 17.07, 8.5, 4096,
               "*:kr260_som:part0:*", _VIVADO),
-        Board("zcu104", "ZCU104", "xczu7ev-ffvc1156-2-e", 230_400, 460_800, 1_728, 312, 96, 19.2, 2048,
+        Board("zcu104", "ZCU104", "xczu7ev-ffvc1156-2-e", 230_400, 460_800, 1_728, 312, 96, 19.2, 14.4, 2048,
               "*:zcu104:part0:*", _VIVADO),
-        Board("zcu102", "ZCU102", "xczu9eg-ffvb1156-2-e", 274_080, 548_160, 2_520, 912, 0, 19.2, 4096,
+        Board("zcu102", "ZCU102", "xczu9eg-ffvb1156-2-e", 274_080, 548_160, 2_520, 912, 0, 19.2, 14.4, 4096,
               "*:zcu102:part0:*", _VIVADO),
-        Board("rfsoc4x2", "RFSoC 4x2", "xczu48dr-ffvg1517-2-e", 425_280, 850_560, 4_272, 1_080, 80, 19.2, 4096,
+        Board("rfsoc4x2", "RFSoC 4x2", "xczu48dr-ffvg1517-2-e", 425_280, 850_560, 4_272, 1_080, 80, 19.2, 14.4, 4096,
               "*:rfsoc4x2:part0:*", "https://github.com/RealDigitalOrg/RFSoC4x2-BSP (board_files)"),
-        Board("ultra96v2", "Ultra96-V2", "xczu3eg-sbva484-1-i", 70_560, 141_120, 360, 216, 0, 8.5, 2048,
+        Board("ultra96v2", "Ultra96-V2", "xczu3eg-sbva484-1-i", 70_560, 141_120, 360, 216, 0, 8.5, 7.8, 2048,
               "*:ultra96v2:part0:*", _STORE.format("ultra96v2")),
     )
 }  # fmt: skip
-"""All boards for which there is a preset."""
+"""All boards for which there is a preset.
+
+Bandwidth: the KV260's memory is DDR4-2133 (its hand-off files: 533.328 MHz), of which two reading and one writing port got 8.5 GB/s in
+a published measurement with buffers as they are allocated. Manev et al. (FPT 2019, 10.1109/ICFPT47387.2019.00029) got 75 % of the
+peak on a ZCU102 and 92.5 % on an Ultra96; ZCU104 and RFSoC 4x2 are taken to be like the former, the KR260 like the KV260.
+"""
 
 
 def board_of(config: ArrayConfig) -> Board | None:
     """The board of a configuration, or None if it names none.
 
     Raises:
-        ConfigError: if it names a board that is not in the table, or a part that is not the board's.
+        ConfigError: if it names a board that is not in the table, or a part that is not the board's, or has wider ports than it.
     """
     if not config.board:
         return None
@@ -90,12 +103,17 @@ def board_of(config: ArrayConfig) -> Board | None:
         raise ConfigError(
             f"part {config.part!r} is not that of {board.title}, which has {board.part}; give that part, or no board"
         )
+    if config.bus_bytes > PORT_BYTES:
+        raise ConfigError(
+            f"bus_bytes = {config.bus_bytes}: a memory port of {board.title} carries {PORT_BYTES} bytes a clock; "
+            f"give --bus-bytes {PORT_BYTES} or less, or no board"
+        )
     return board
 
 
 @dataclass(frozen=True)
 class PlClock:
-    """A clock that the processor can give the FPGA: `IO_PLL_MHZ` through two 6-bit dividers."""
+    """A clock that the processor can give the FPGA: `IO_PLL_MHZ` through these two 6-bit dividers, or a PLL of 1,000 MHz through others."""
 
     divisors: tuple[int, int]
     mhz: float
@@ -105,12 +123,14 @@ def pl_clock(config: ArrayConfig) -> PlClock:
     """The fastest PL clock that is not above the configuration's (0.1 % aside, so that 250 MHz takes 249.9975).
 
     pynq sets PL clocks by integer divisors of the PLL that the boot image chose and never changes the PLL, so other
-    frequencies would be silently replaced by a neighbour.
+    frequencies would be silently replaced by a neighbour. Which PLL that is differs from image to image: only clocks that both
+    give are offered, integer parts of `COMMON_CLOCK_MHZ` (500, 250, 166.67, 125, 100 ... MHz).
     """
-    least = max(1, ceil(IO_PLL_MHZ / (config.clock_mhz * 1.001)))
-    # For each second divider the smallest first one that is enough; no configuration needs more than 1,500.
-    pairs = [(ceil(least / second), second) for second in range(1, _LARGEST_DIVIDER + 1)]
-    first, second = min(
-        (pair for pair in pairs if pair[0] <= _LARGEST_DIVIDER), key=lambda pair: (pair[0] * pair[1], pair[1])
-    )
-    return PlClock((first, second), round(IO_PLL_MHZ / (first * second), 6))
+    part = max(1, ceil(COMMON_CLOCK_MHZ / (config.clock_mhz * 1.001)))
+    whole = round(IO_PLL_MHZ / COMMON_CLOCK_MHZ)
+    while True:
+        for second in range(1, _LARGEST_DIVIDER + 1):
+            first, rest = divmod(whole * part, second)
+            if rest == 0 and first <= _LARGEST_DIVIDER:
+                return PlClock((first, second), round(COMMON_CLOCK_MHZ / part, 6))
+        part += 1

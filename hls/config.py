@@ -45,7 +45,7 @@ class ArrayConfig:
         packed_dsp: two INT8 products in one DSP48E2 (they share the activation).
         part: FPGA part number, or "" for a configuration that is only simulated.
         board: preset name, or "".
-        dram_gbps: peak bandwidth of device memory in 10**9 bytes a second, for the performance model.
+        dram_gbps: bandwidth that device memory sustains in 10**9 bytes a second, for the performance model.
         max_instructions: longest program the controller accepts.
     """
 
@@ -194,8 +194,8 @@ BOARDS: dict[str, ArrayConfig] = {
             cols=16,
             output_bytes=512 * _KB,
             packed_dsp=False,
-            clock_mhz=187.5,
-            dram_gbps=19.2,
+            clock_mhz=166.67,
+            dram_gbps=8.5,
         ),
         ArrayConfig(
             board="kr260",
@@ -204,11 +204,11 @@ BOARDS: dict[str, ArrayConfig] = {
             cols=16,
             output_bytes=512 * _KB,
             packed_dsp=False,
-            clock_mhz=187.5,
-            dram_gbps=19.2,
+            clock_mhz=166.67,
+            dram_gbps=8.5,
         ),
-        ArrayConfig(board="zcu104", part="xczu7ev-ffvc1156-2-e", rows=32, cols=32, clock_mhz=250.0, dram_gbps=19.2),
-        ArrayConfig(board="zcu102", part="xczu9eg-ffvb1156-2-e", rows=32, cols=32, clock_mhz=250.0, dram_gbps=19.2),
+        ArrayConfig(board="zcu104", part="xczu7ev-ffvc1156-2-e", rows=32, cols=32, clock_mhz=250.0, dram_gbps=14.4),
+        ArrayConfig(board="zcu102", part="xczu9eg-ffvb1156-2-e", rows=32, cols=32, clock_mhz=250.0, dram_gbps=14.4),
         ArrayConfig(
             board="rfsoc4x2",
             part="xczu48dr-ffvg1517-2-e",
@@ -216,8 +216,8 @@ BOARDS: dict[str, ArrayConfig] = {
             cols=48,
             weight_bytes=768 * _KB,
             output_bytes=1536 * _KB,
-            clock_mhz=187.5,
-            dram_gbps=19.2,
+            clock_mhz=166.67,
+            dram_gbps=14.4,
         ),
         ArrayConfig(
             board="ultra96v2",
@@ -228,13 +228,13 @@ BOARDS: dict[str, ArrayConfig] = {
             weight_bytes=128 * _KB,
             output_bytes=256 * _KB,
             bus_bytes=8,
-            clock_mhz=150.0,
-            dram_gbps=8.5,
+            clock_mhz=125.0,
+            dram_gbps=7.8,
         ),
     )
 }
 """Presets by board. Each fits its part with a margin by the estimate of `resources` (LUTs are scarce first, so boards with
-many DSPs for their LUTs do not pack); clocks are integer parts of the processor's 1,500 MHz PLL, as `boards.pl_clock` says."""
+many DSPs for their LUTs do not pack); clocks are such that I/O PLLs of 1,000 and 1,500 MHz both give, as `boards.pl_clock` says."""
 
 
 def board_config(name: str) -> ArrayConfig:

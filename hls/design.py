@@ -79,10 +79,14 @@ class MemoryPort:
         return f"saxihp{self.index}_fpd_aclk"
 
 
+_HP_PORTS = {"memory_program": 2, "memory_input": 1, "memory_weight": 0, "memory_output": 3}
+"""HP1 and HP2 share a port of the memory controller (UG1085, figure "DDR memory controller"), so the nearly idle program has one of them."""
+
 MEMORY_PORTS: tuple[MemoryPort, ...] = tuple(
-    MemoryPort(argument.name, index)
-    for index, argument in enumerate(argument for argument in ARGUMENTS if argument.kind == "pointer")
+    MemoryPort(argument.name, _HP_PORTS[argument.name]) for argument in ARGUMENTS if argument.kind == "pointer"
 )
 
 DDR_LOW_SIZE = 0x8000_0000
 DDR_HIGH_BASE = 0x8_0000_0000
+DDR_HIGH_SIZE = 0x8_0000_0000
+"""32 GB: the whole of that range in the processor's map (UG1085), however much of it is memory, as hand-off files have it."""

@@ -40,6 +40,9 @@ _WIDTH = 120
 _WRITTEN = ("memory_program", "memory_output")
 """The memory ports that are written through; the others only read."""
 
+_WATCHED = ("error_index",)
+"""Results that change while a program runs."""
+
 _SOURCES: dict[str, tuple[str, dict[str, str]]] = {
     "src/config.hpp": ("config.hpp", {}),
     "src/types.hpp": ("types.hpp", {}),
@@ -231,4 +234,6 @@ def _parameter(argument: Argument) -> str:
         constant = "" if argument.name in _WRITTEN else "const "
         return f"{constant}BusWord *{argument.name}"
     word = "uint64_t" if argument.bits > 32 else "uint32_t"
-    return f"{word} &{argument.name}" if argument.kind == "output" else f"{word} {argument.name}"
+    if argument.kind == "output":
+        return f"volatile {word} &{argument.name}" if argument.name in _WATCHED else f"{word} &{argument.name}"
+    return f"{word} {argument.name}"

@@ -16,6 +16,7 @@ from .design import (
     CONTROL_BUS,
     CONTROL_MASTER,
     DDR_HIGH_BASE,
+    DDR_HIGH_SIZE,
     DDR_LOW_SIZE,
     DESIGN,
     IDENTITY,
@@ -177,7 +178,7 @@ def _kernel(modules: ElementTree.Element, register_map: RegisterMap, dram_mb: in
 def _memory_ranges(port: MemoryPort, dram_mb: int) -> Iterable[tuple[str, int, int]]:
     yield f"HP{port.index}_DDR_LOW", 0, DDR_LOW_SIZE
     if dram_mb > DDR_LOW_SIZE >> 20:
-        yield f"HP{port.index}_DDR_HIGH", DDR_HIGH_BASE, (dram_mb << 20) - DDR_LOW_SIZE
+        yield f"HP{port.index}_DDR_HIGH", DDR_HIGH_BASE, DDR_HIGH_SIZE
 
 
 def _registers(block: ElementTree.Element, register_map: RegisterMap) -> None:

@@ -128,7 +128,7 @@ def check_clock(wanted_mhz: float) -> None:
         raise BoardOpenError(
             "clock",
             f"the PL clock runs at {found:.3f} MHz, the bitstream was built for {wanted_mhz:.3f} MHz, and setting it did not "
-            "help. Boot an image that gives PL0 its clock from the 1,500 MHz IOPLL, or build for a clock it can give",
+            "help. Boot an image whose I/O PLL runs at 1,000 or 1,500 MHz, or build for a clock that yours can give",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from systolora.hls.boards import board_of
 from systolora.hls.check import input_words, weight_words
 from systolora.hls.config import BOARDS, MAX_K, ArrayConfig, ConfigError, board_config
 from systolora.hls.isa import Dataflow
@@ -28,6 +29,16 @@ from systolora.hls.isa import Dataflow
 def test_what_cannot_be_built_is_refused(changes: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         ArrayConfig().with_changes(**changes)
+
+
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_ports_wider_than_the_boards_are_refused(name: str) -> None:
+    wide = board_config(name).with_changes(bus_bytes=32)
+    with pytest.raises(
+        ConfigError, match="bus_bytes = 32: a memory port of .* carries 16 bytes a clock; give --bus-bytes 16"
+    ):
+        board_of(wide)
+    assert board_of(wide.with_changes(board="", part="")) is None
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_presets_name_the_parts_of_the_table() -> None:
         name: board.part for name, board in BOARD_TABLE.items()
     }
     assert {name: config.dram_gbps for name, config in BOARDS.items()} == {
-        name: board.dram_gbps for name, board in BOARD_TABLE.items()
+        name: board.sustained_gbps for name, board in BOARD_TABLE.items()
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from systolora.hls import BOARDS, ArrayConfig, ConfigError, board_config
-from systolora.hls.boards import BOARD_TABLE
+from systolora.hls.boards import BOARD_TABLE, pl_clock
 from systolora.hls.design import MEMORY_PORTS
 from systolora.hls.generate import GOLDEN_FILE, render_project
 from systolora.hls.regmap import predict_map
@@ -48,6 +48,7 @@ def run_script(
         "board_parts": "vendor.com:board:part0:1.0 vendor.com:board:part0:1.10 vendor.com:board:part0:1.9",
         "timing": MET,
         "progress": "100%",
+        "clock": str(pl_clock(config).mhz),
         **scenario,
     }
     record = project / "record.txt"
@@ -95,7 +96,7 @@ def test_hls_script_names_part_top_and_files(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert calls_of(calls, "set_part") == [[config.part]]
     assert calls_of(calls, "set_top") == [["systolora_top"]]
-    assert calls_of(calls, "create_clock")[0][1] == "5.333"
+    assert calls_of(calls, "create_clock")[0][1] == "6.000"
     added = calls_of(calls, "add_files")
     design = [call[0] for call in added if call[0] != "-tb"]
     bench = [call[1] for call in added if call[0] == "-tb"]
@@ -218,7 +219,8 @@ def test_failing_timing_delivers_nothing(tmp_path: Path) -> None:
     [
         ({"board_parts": ""}, "Vivado knows no board part"),
         ({"progress": "42%"}, "implementation did not finish: route_design ERROR"),
-        ({"high": "0"}, "expected one segment zynq_ultra_ps_e_0/SAXIGP2/HP0_DDR_HIGH, found 0"),
+        ({"high": "0"}, "expected one segment zynq_ultra_ps_e_0/SAXIGP4/HP2_DDR_HIGH, found 0"),
+        ({"clock": "199.998"}, "PL0 would run at 199.998 MHz instead of 166.665: the board's I/O PLL does not give it"),
         ({"masters": "m_axi_gmem"}, "expected one bus systolora_top_0/m_axi_memory_program, found 0"),
     ],
 )
@@ -256,7 +258,7 @@ def test_config_file_names_files_that_exist(tmp_path: Path) -> None:
     parser.read_string("[global]\n" + (project / "scripts/hls_config.cfg").read_text())
     assert parser["global"]["part"] == config.part
     assert parser["hls"]["syn.top"] == "systolora_top"
-    assert parser["hls"]["clock"] == "5.333ns"
+    assert parser["hls"]["clock"] == "6.000ns"
     names = lines["syn.file"] + lines["tb.file"]
     assert len(names) == 4
     assert all((project / "scripts" / name).exists() for name in names)

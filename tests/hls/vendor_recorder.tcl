@@ -6,6 +6,7 @@
 #   high          1 if the processor has memory above 2 GB
 #   board_parts   board parts that the catalogue has
 #   timing        text of the timing summary
+#   clock         MHz that PL0 really gets
 #   progress      of the implementation run
 
 lassign $argv script record_name
@@ -104,6 +105,9 @@ proc answer {command arguments} {
             }
         }
         get_property {
+            if {[string match *ACT_FREQMHZ [lindex $arguments 0]]} {
+                return $scenario(clock)
+            }
             return [dict get [list PROGRESS $scenario(progress) STATUS "route_design ERROR" STATS.WNS -0.250] \
                 [lindex $arguments 0]]
         }

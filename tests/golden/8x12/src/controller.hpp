@@ -156,7 +156,8 @@ inline ErrorCode execute(const InstructionWords &code, const Surroundings &aroun
 }
 
 // Runs a program: at most `count` instructions, so that it surely ends. `current` always shows the instruction that it
-// is at, so that the driver can say where a program hangs.
+// is at, so that the driver can say where a program hangs; volatile, or the tool would keep only the last of its values
+// (UG1399, "Understanding Volatile Data").
 inline void run_program(const Surroundings &around, uint32_t count, const BusWord *memory_program,
                         const BusWord *memory_input, const BusWord *memory_weight, BusWord *memory_output,
                         InputSegment input_ping[kInputDepth][kInputSegments],
@@ -164,7 +165,8 @@ inline void run_program(const Surroundings &around, uint32_t count, const BusWor
                         WeightSegment weight_ping[kWeightDepth][kWeightSegments],
                         WeightSegment weight_pong[kWeightDepth][kWeightSegments],
                         OutputSegment output_ping[kOutputDepth][kOutputSegments],
-                        OutputSegment output_pong[kOutputDepth][kOutputSegments], Status &status, uint32_t &current)
+                        OutputSegment output_pong[kOutputDepth][kOutputSegments], Status &status,
+                        volatile uint32_t &current)
 {
 #pragma HLS INLINE off
     const uint64_t first = (around.program.address - around.window.address) / kBusBytes;

@@ -37,7 +37,7 @@ foreach file $testbench {
 }
 open_solution -reset solution -flow_target vivado
 set_part xck26-sfvc784-2LV-c
-create_clock -period 5.333 -name default
+create_clock -period 6.000 -name default
 set_clock_uncertainty 12.5%
 
 # 64-bit device addresses, whatever the version's default is: the register map has two words for each.

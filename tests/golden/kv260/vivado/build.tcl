@@ -74,20 +74,26 @@ set_property -dict [list \
     CONFIG.PSU__USE__M_AXI_GP0 1 \
     CONFIG.PSU__USE__M_AXI_GP1 0 \
     CONFIG.PSU__USE__M_AXI_GP2 0 \
-    CONFIG.PSU__USE__S_AXI_GP2 1 \
-    CONFIG.PSU__SAXIGP2__DATA_WIDTH 128 \
-    CONFIG.PSU__USE__S_AXI_GP3 1 \
-    CONFIG.PSU__SAXIGP3__DATA_WIDTH 128 \
     CONFIG.PSU__USE__S_AXI_GP4 1 \
     CONFIG.PSU__SAXIGP4__DATA_WIDTH 128 \
+    CONFIG.PSU__USE__S_AXI_GP3 1 \
+    CONFIG.PSU__SAXIGP3__DATA_WIDTH 128 \
+    CONFIG.PSU__USE__S_AXI_GP2 1 \
+    CONFIG.PSU__SAXIGP2__DATA_WIDTH 128 \
     CONFIG.PSU__USE__S_AXI_GP5 1 \
     CONFIG.PSU__SAXIGP5__DATA_WIDTH 128 \
     CONFIG.PSU__USE__IRQ0 1 \
     CONFIG.PSU__USE__FABRIC__RST 1 \
     CONFIG.PSU__FPGA_PL0_ENABLE 1 \
     CONFIG.PSU__CRL_APB__PL0_REF_CTRL__SRCSEL IOPLL \
-    CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ 187.498125 \
+    CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ 166.665 \
 ] [get_bd_cells zynq_ultra_ps_e_0]
+# The processor block takes the nearest clock that its PLL gives, silently.
+set clock [get_property CONFIG.PSU__CRL_APB__PL0_REF_CTRL__ACT_FREQMHZ [get_bd_cells zynq_ultra_ps_e_0]]
+if {abs($clock - 166.665) > 0.01 * 166.665} {
+    error "PL0 would run at $clock MHz instead of 166.665: the board's I/O PLL does not give it;\
+        generate with --clock-mhz $clock, or another integer part of that PLL"
+}
 
 cell xilinx.com:hls:systolora_top:1.0 systolora_top_0
 cell xilinx.com:ip:proc_sys_reset reset_0
@@ -140,22 +146,22 @@ connect_bd_intf_net [bus control_connect/M02_AXI] [bus systolora_id/S_AXI]
 
 # Memory.
 connect_bd_intf_net [bus systolora_top_0/m_axi_memory_program] [bus memory_program_connect/S00_AXI]
-connect_bd_intf_net [bus memory_program_connect/M00_AXI] [bus zynq_ultra_ps_e_0/S_AXI_HP0_FPD]
+connect_bd_intf_net [bus memory_program_connect/M00_AXI] [bus zynq_ultra_ps_e_0/S_AXI_HP2_FPD]
 connect_bd_intf_net [bus systolora_top_0/m_axi_memory_input] [bus memory_input_connect/S00_AXI]
 connect_bd_intf_net [bus memory_input_connect/M00_AXI] [bus zynq_ultra_ps_e_0/S_AXI_HP1_FPD]
 connect_bd_intf_net [bus systolora_top_0/m_axi_memory_weight] [bus memory_weight_connect/S00_AXI]
-connect_bd_intf_net [bus memory_weight_connect/M00_AXI] [bus zynq_ultra_ps_e_0/S_AXI_HP2_FPD]
+connect_bd_intf_net [bus memory_weight_connect/M00_AXI] [bus zynq_ultra_ps_e_0/S_AXI_HP0_FPD]
 connect_bd_intf_net [bus systolora_top_0/m_axi_memory_output] [bus memory_output_connect/S00_AXI]
 connect_bd_intf_net [bus memory_output_connect/M00_AXI] [bus zynq_ultra_ps_e_0/S_AXI_HP3_FPD]
 
 # Clock and reset.
 foreach name {
     zynq_ultra_ps_e_0/maxihpm0_fpd_aclk
-    zynq_ultra_ps_e_0/saxihp0_fpd_aclk
+    zynq_ultra_ps_e_0/saxihp2_fpd_aclk
     memory_program_connect/aclk
     zynq_ultra_ps_e_0/saxihp1_fpd_aclk
     memory_input_connect/aclk
-    zynq_ultra_ps_e_0/saxihp2_fpd_aclk
+    zynq_ultra_ps_e_0/saxihp0_fpd_aclk
     memory_weight_connect/aclk
     zynq_ultra_ps_e_0/saxihp3_fpd_aclk
     memory_output_connect/aclk
@@ -192,16 +198,16 @@ assign_bd_address -offset 0xA0010000 -range 0x10000 \
 assign_bd_address -offset 0xA0020000 -range 0x10000 \
     -target_address_space [get_bd_addr_spaces zynq_ultra_ps_e_0/Data] \
     [only "registers of systolora_id" [get_bd_addr_segs systolora_id/S_AXI/Reg]]
-map_memory systolora_top_0/Data_m_axi_memory_program zynq_ultra_ps_e_0/SAXIGP2/HP0_DDR_LOW
-map_memory systolora_top_0/Data_m_axi_memory_program zynq_ultra_ps_e_0/SAXIGP2/HP0_DDR_HIGH
+map_memory systolora_top_0/Data_m_axi_memory_program zynq_ultra_ps_e_0/SAXIGP4/HP2_DDR_LOW
+map_memory systolora_top_0/Data_m_axi_memory_program zynq_ultra_ps_e_0/SAXIGP4/HP2_DDR_HIGH
 map_memory systolora_top_0/Data_m_axi_memory_input zynq_ultra_ps_e_0/SAXIGP3/HP1_DDR_LOW
 map_memory systolora_top_0/Data_m_axi_memory_input zynq_ultra_ps_e_0/SAXIGP3/HP1_DDR_HIGH
-map_memory systolora_top_0/Data_m_axi_memory_weight zynq_ultra_ps_e_0/SAXIGP4/HP2_DDR_LOW
-map_memory systolora_top_0/Data_m_axi_memory_weight zynq_ultra_ps_e_0/SAXIGP4/HP2_DDR_HIGH
+map_memory systolora_top_0/Data_m_axi_memory_weight zynq_ultra_ps_e_0/SAXIGP2/HP0_DDR_LOW
+map_memory systolora_top_0/Data_m_axi_memory_weight zynq_ultra_ps_e_0/SAXIGP2/HP0_DDR_HIGH
 map_memory systolora_top_0/Data_m_axi_memory_output zynq_ultra_ps_e_0/SAXIGP5/HP3_DDR_LOW
 map_memory systolora_top_0/Data_m_axi_memory_output zynq_ultra_ps_e_0/SAXIGP5/HP3_DDR_HIGH
 # On-chip memory and flash are no place for tensors.
-foreach name {zynq_ultra_ps_e_0/SAXIGP2/HP0_QSPI zynq_ultra_ps_e_0/SAXIGP2/HP0_LPS_OCM} {
+foreach name {zynq_ultra_ps_e_0/SAXIGP4/HP2_QSPI zynq_ultra_ps_e_0/SAXIGP4/HP2_LPS_OCM} {
     set segment [get_bd_addr_segs -quiet $name]
     if {[llength $segment] > 0} {
         exclude_bd_addr_seg -target_address_space [get_bd_addr_spaces systolora_top_0/Data_m_axi_memory_program] $segment
@@ -213,7 +219,7 @@ foreach name {zynq_ultra_ps_e_0/SAXIGP3/HP1_QSPI zynq_ultra_ps_e_0/SAXIGP3/HP1_L
         exclude_bd_addr_seg -target_address_space [get_bd_addr_spaces systolora_top_0/Data_m_axi_memory_input] $segment
     }
 }
-foreach name {zynq_ultra_ps_e_0/SAXIGP4/HP2_QSPI zynq_ultra_ps_e_0/SAXIGP4/HP2_LPS_OCM} {
+foreach name {zynq_ultra_ps_e_0/SAXIGP2/HP0_QSPI zynq_ultra_ps_e_0/SAXIGP2/HP0_LPS_OCM} {
     set segment [get_bd_addr_segs -quiet $name]
     if {[llength $segment] > 0} {
         exclude_bd_addr_seg -target_address_space [get_bd_addr_spaces systolora_top_0/Data_m_axi_memory_weight] $segment
