@@ -113,6 +113,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("bias", 0, 20, 1, "add a float32 per column", bool),
         Field("loop_order", 0, 21, 1, "outermost tile loop", LoopOrder),
         Field("reuse_a", 0, 22, 1, "A is still in the input memory from the previous GEMM", bool),
+        Field("scales_swapped", 0, 23, 1, "multiply by the scale of B before that of A", bool),
         Field("a_form", 0, 24, 2, "A is a matrix, or patches of an image", OperandA),
         Field("b_form", 0, 26, 2, "B is a matrix, or the reversed blocks of a convolution weight", OperandB),
         TAG_FIELD,

@@ -128,6 +128,7 @@ class Gemm:
     bias: bool = False
     loop_order: LoopOrder = LoopOrder.M_OUTER
     reuse_a: bool = False
+    scales_swapped: bool = False
     a_form: OperandA = OperandA.MATRIX
     b_form: OperandB = OperandB.MATRIX
     alpha: float = 1.0

@@ -93,7 +93,7 @@ def best_tilings(
 
 
 def transposed_product(op: Gemm) -> Gemm:
-    """C^T = B^T A^T: the same operands as they are stored, in each other's place; tiles are not set.
+    """C^T = B^T A^T: the same operands as they are stored, in each other's place, with the same bits; tiles are not set.
 
     Raises:
         ValueError: for patches and a bias, which only A's place and only columns have.
@@ -111,6 +111,7 @@ def transposed_product(op: Gemm) -> Gemm:
         transpose_b=not op.transpose_a,
         scale_a=op.scale_b,
         scale_b=op.scale_a,
+        scales_swapped=not op.scales_swapped,
     )
 
 

@@ -134,6 +134,7 @@ def epilogue(
     alpha: float = 1.0,
     bias: Float32 | None = None,
     c: NDArray | None = None,
+    scales_swapped: bool = False,
 ) -> NDArray:
     """From int32 sums to C: (((float32(sum) * scale_a) * scale_b) * alpha) + bias) + c, in this order.
 
@@ -144,15 +145,17 @@ def epilogue(
         alpha: float32 factor; one is no multiplication.
         bias: float32 [n] or None.
         c: what C held, in the result's type, to accumulate; or None.
+        scales_swapped: multiply by scale_b first, then by scale_a.
     """
     if result == Result.INT32:
         total = accumulator if c is None else (accumulator.view(np.uint32) + c.view(np.uint32)).view(np.int32)
         return total.astype(np.int32)
     value = accumulator.astype(np.float32)
-    if scale_a is not None:
-        value = multiply(value, np.asarray(scale_a, np.float32).reshape(-1, 1))
-    if scale_b is not None:
-        value = multiply(value, np.asarray(scale_b, np.float32).reshape(1, -1))
+    by_row = None if scale_a is None else np.asarray(scale_a, np.float32).reshape(-1, 1)
+    by_column = None if scale_b is None else np.asarray(scale_b, np.float32).reshape(1, -1)
+    for scale in (by_column, by_row) if scales_swapped else (by_row, by_column):
+        if scale is not None:
+            value = multiply(value, scale)
     value = multiply(value, np.float32(alpha))
     if bias is not None:
         value = add(value, np.asarray(bias, np.float32).reshape(1, -1))

@@ -102,6 +102,7 @@ def gemm_trial(device: Allocator, rng: np.random.Generator, op: Gemm, pattern: s
         alpha=op.alpha,
         bias=bias.values[0] if op.bias else None,
         c=old if op.accumulate else None,
+        scales_swapped=op.scales_swapped,
     )
     op = replace(
         op,

@@ -251,6 +251,7 @@ class ProgramBuilder:
             loop_order=self.pick(LoopOrder),
             result=result,
             accumulate=self.flag(),
+            scales_swapped=self.flag(),
             c_stride=stride,
         )
         if result == Result.FLOAT32 and self.flag():
