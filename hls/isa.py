@@ -142,8 +142,9 @@ class Gemm:
     out_width: int = 0
     kernel_height: int = 0
     kernel_width: int = 0
+    block_row_step: int = 0
     step: int = 0
-    spread: int = 0
+    block_step: int = 0
     pad_top: int = 0
     pad_left: int = 0
     tag: int = 0

@@ -76,7 +76,8 @@ def random_patches(config: ArrayConfig, rng: np.random.Generator, n: int) -> Gem
         kernel_height=kernel_height,
         kernel_width=kernel_width,
         step=size(1, 3),
-        spread=size(1, 3),
+        block_step=size(0, 3),
+        block_row_step=size(0, 7),
         pad_top=size(0, 3),
         pad_left=size(0, 3),
     )

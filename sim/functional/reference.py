@@ -169,13 +169,11 @@ def gather_patches(
     out_shape: tuple[int, int],
     kernel: tuple[int, int],
     step: int,
-    spread: int,
     pad: tuple[int, int],
 ) -> Int8:
     """The implicit GEMM's A of a convolution.
 
-    Patch (y, x) reads logical pixel (y * step + dy - pad_top, x * step + dx - pad_left). A logical pixel exists where both
-    coordinates are multiples of `spread` and the quotients lie in the image; all others are zero.
+    Patch (y, x) reads pixel (y * step + dy - pad_top, x * step + dx - pad_left); outside of the image all are zero.
 
     Args:
         image: int8 [batch, height, width, channels].
@@ -188,25 +186,25 @@ def gather_patches(
     out = np.zeros((batch, *out_shape, *kernel, channels), np.int8)
     for y, x, dy, dx in np.ndindex(*out_shape, *kernel):
         row, column = y * step + dy - pad[0], x * step + dx - pad[1]
-        if row % spread or column % spread:
-            continue
-        row, column = row // spread, column // spread
         if 0 <= row < height and 0 <= column < width:
             out[:, y, x, dy, dx] = image[:, row, column]
     return out.reshape(batch * out_shape[0] * out_shape[1], -1)
 
 
-def reversed_blocks(weight: Int8, blocks: int, n: int, channels: int) -> Int8:
-    """B of a convolution's grad-input: block t of B^T is block (blocks - 1 - t) of the stored weight.
+def reversed_blocks(weight: Int8, kernel: tuple[int, int], steps: tuple[int, int], n: int) -> Int8:
+    """B of a convolution's grad-input: the blocks of the stored weight from the last to the first, each transposed.
+
+    Kernel position (dy, dx) has block `(kernel_height - 1 - dy) * steps[0] + (kernel_width - 1 - dx) * steps[1]`.
 
     Args:
-        weight: int8 [blocks, block_rows, channels] as stored, block_rows >= n.
+        weight: int8 [blocks, block_rows, channels] as stored, block_rows >= n. kernel: (kernel_height, kernel_width).
 
     Returns:
-        int8 [blocks * channels, n].
+        int8 [kernel_height * kernel_width * channels, n].
     """
-    flipped = weight[::-1, :n, :channels]
-    return np.ascontiguousarray(flipped.transpose(0, 2, 1).reshape(blocks * channels, n))
+    down, across = (np.arange(size)[::-1] * step for size, step in zip(kernel, steps, strict=True))
+    blocks = weight[np.add.outer(down, across).reshape(-1), :n]
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1).reshape(-1, n))
 
 
 def scale_vector(values: Float32, mode: ScaleMode) -> Float32 | None:

@@ -191,7 +191,7 @@ def plain(op: Gemm) -> tuple[object, ...]:
     names = ["m", "n", "k", "transpose_a", "transpose_b", "accumulate", "bias", "result", "a_form", "b_form"]
     if op.a_form == OperandA.PATCHES:
         names += ["image_height", "image_width", "channels", "out_height", "out_width", "kernel_height", "kernel_width"]
-        names += ["step", "spread", "pad_top", "pad_left"]
+        names += ["step", "pad_top", "pad_left", "block_row_step", "block_step"]
     # A vector of one scale is encoded as one scale.
     mode = ScaleMode.TENSOR if op.m == 1 else op.scale_a
     return (mode, *(getattr(op, name) for name in names))
