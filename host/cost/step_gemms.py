@@ -18,6 +18,7 @@ from typing import Any
 from systolora.hls.check import round_up
 from systolora.hls.isa import Axis, Gemm, OperandA, OperandB, Quantize, Result, ScaleMode, Source
 from systolora.offloading.gradient_planes import gradient_planes
+from systolora.offloading.quantization import TURNABLE_KINDS
 
 from .layer_calls import AttentionCall, Call, ConvolutionCall, LinearCall
 
@@ -56,6 +57,11 @@ class StepGemm:
         if self.kind.startswith("forward"):
             return "forward"
         return "grad_weight" if self.kind in ("grad_down", "grad_up") else "grad_input"
+
+    @property
+    def turnable(self) -> bool:
+        """Whether the compiler may have it computed as C^T = B^T A^T."""
+        return self.kind in TURNABLE_KINDS
 
 
 @dataclass(frozen=True)

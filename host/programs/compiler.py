@@ -55,6 +55,7 @@ class ProgramBuilder:
         alpha: float = 1.0,
         bias: DeviceVector | None = None,
         accumulate: bool = False,
+        transpose_c: bool = False,
         label: str = "",
         tiling: Tiling | None = None,
     ) -> None:
@@ -66,16 +67,16 @@ class ProgramBuilder:
 
         Args:
             a: int8 [m, k], or [k, m] with `transpose_a`. b: int8 [k, n], or [n, k] with `transpose_b`.
-            c: int32, float32 or bfloat16 [m, n].
+            c: int32, float32 or bfloat16 [m, n], or [n, m] with `transpose_c`: the same bits in the other order.
             scale_a: float32 [1] or [m]. scale_b: float32 [1] or [n]. bias: float32 [n].
             alpha: factor of the product. accumulate: add to what C holds.
             label: what it is for, in error messages and traces.
             tiling: overrides `choose_tiling`; its tiles must be legal for the shape.
 
         Raises:
-            CompileError: for shapes or types that do not go together, or a bias with k = 0.
+            CompileError: for shapes or types that do not go together, a bias with k = 0 or with `transpose_c`.
         """
-        request = GemmRequest(a, b, c, transpose_a, transpose_b, scale_a, scale_b, alpha, bias, accumulate)
+        request = GemmRequest(a, b, c, transpose_a, transpose_b, scale_a, scale_b, alpha, bias, accumulate, transpose_c)
         if request.m == 0 or request.n == 0:
             return
         if request.k == 0:

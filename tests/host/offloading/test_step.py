@@ -20,6 +20,7 @@ from systolora.offloading.attention import offloaded_attention
 from systolora.offloading.layer import OffloadedLayer
 from systolora.offloading.quantization import QuantizationConfig
 from systolora.offloading.session import Session
+from systolora.sim.cost.mapping import transposed_product
 from systolora.sim.csim.device import CsimDevice
 from systolora.sim.functional import reference
 from systolora.sim.functional.device import Device
@@ -187,7 +188,8 @@ def test_inputs_are_quantized_once_for_all_layers_that_they_feed() -> None:
 
 
 def plain(op: Gemm) -> tuple[object, ...]:
-    """What of a GEMM does not depend on where and how it runs."""
+    """What of a GEMM does not depend on where and how it runs, nor on the places of its operands."""
+    op = transposed_product(op) if op.scales_swapped else op
     names = ["m", "n", "k", "transpose_a", "transpose_b", "accumulate", "bias", "result", "a_form", "b_form"]
     if op.a_form == OperandA.PATCHES:
         names += ["image_height", "image_width", "channels", "out_height", "out_width", "kernel_height", "kernel_width"]
