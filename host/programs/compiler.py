@@ -191,6 +191,7 @@ def gemm_int8(
     bias: NDArray[np.float32] | None = None,
     c: NDArray[Any] | None = None,
     result: ElementType = ElementType.INT32,
+    transpose_c: bool = False,
     tiling: Tiling | None = None,
 ) -> NDArray[Any]:
     """One GEMM on a device, from arrays to an array: upload, run, download, free.
@@ -200,6 +201,7 @@ def gemm_int8(
         scale_a, scale_b, alpha, bias: as in `ProgramBuilder.gemm`.
         c: what to add to, [m, n] in the result's type.
         result: INT32, FLOAT32 or BFLOAT16 (its bits as uint16).
+        transpose_c: computed and stored as C^T, to the same bits.
 
     Returns:
         [m, n] in the result's numpy type.
@@ -215,7 +217,7 @@ def gemm_int8(
         left = _upload(device, a, ElementType.INT8, buffers)
         right = _upload(device, b, ElementType.INT8, buffers)
         start = np.zeros((rows, cols), result.numpy) if c is None else c
-        out = _upload(device, start, result, buffers)
+        out = _upload(device, start.T if transpose_c else start, result, buffers)
         builder = ProgramBuilder(device.config)
         builder.gemm(
             *(left, right, out),
@@ -223,6 +225,7 @@ def gemm_int8(
             transpose_b=transpose_b,
             alpha=alpha,
             accumulate=c is not None,
+            transpose_c=transpose_c,
             tiling=tiling,
             label="gemm_int8",
             scale_a=_upload_vector(device, scale_a, buffers),
@@ -230,7 +233,7 @@ def gemm_int8(
             bias=_upload_vector(device, bias, buffers),
         )
         device.run(builder.build())
-        return out.read()
+        return out.read().T if transpose_c else out.read()
     finally:
         for buffer in buffers:
             buffer.free()
