@@ -216,3 +216,25 @@ def test_the_performance_model_counts_the_gemms_that_are_submitted(targets: str,
         expected[plain(distinct.gemm.op)] += distinct.count
     assert submitted - expected == Counter(), "submitted, but not in the model"
     assert expected - submitted == Counter(), "in the model, but not submitted"
+
+
+def test_the_bits_of_a_step_do_not_depend_on_the_board_s_tiling() -> None:
+    """Arrays for which the compiler exchanges the operands of other products, and cuts others in tiles."""
+    configs = (
+        ArrayConfig(rows=64, cols=64, bus_bytes=64),
+        ArrayConfig(rows=4, cols=8, input_bytes=8192, weight_bytes=16384, output_bytes=65536),
+    )
+    results, exchanged = [], []
+    for config in configs:
+        model, device, seen = unet(), EmulatorDevice(config), set()
+        systolora.offload(model, targets="all", device=device, attention_products=True)
+        device.trace = lambda program, index, op, seen=seen: (
+            seen.add((program.labels.get(index, ""), op.m, op.n))
+            if isinstance(op, Gemm) and op.scales_swapped
+            else None
+        )
+        results.append(step(model))
+        exchanged.append({(label.rpartition(": ")[2]) for label, _, _ in seen})
+    assert exchanged[0] != exchanged[1], exchanged
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
