@@ -130,14 +130,13 @@ def _gemm_shape(config: ArrayConfig, op: Gemm) -> ErrorCode:
     if op.a_form == OperandA.MATRIX:
         return ErrorCode.OK
     geometry = (op.image_height, op.image_width, op.channels, op.out_height, op.out_width)
-    kernel = (op.kernel_height, op.kernel_width, op.step, op.spread)
+    kernel = (op.kernel_height, op.kernel_width, op.step)
     if 0 in geometry or 0 in kernel or op.channels % config.bus_bytes:
         return ErrorCode.BAD_SHAPE
     if op.k != op.kernel_height * op.kernel_width * op.channels or op.m % (op.out_height * op.out_width):
         return ErrorCode.BAD_SHAPE
-    pixels = stored_shape_a(op)[0]
-    block_rows = op.kernel_height * op.kernel_width * round_up(op.n, config.bus_bytes)
-    return ErrorCode.BAD_SHAPE if max(pixels, block_rows) > MAX_DIMENSION else ErrorCode.OK
+    stored_rows = (stored_shape_a(op)[0], stored_shape_b(config, op)[0])
+    return ErrorCode.BAD_SHAPE if max(stored_rows) > MAX_DIMENSION else ErrorCode.OK
 
 
 def _gemm_tiles(config: ArrayConfig, op: Gemm) -> ErrorCode:
@@ -185,10 +184,15 @@ def stored_shape_a(op: Gemm) -> tuple[int, int]:
 
 
 def stored_shape_b(config: ArrayConfig, op: Gemm) -> tuple[int, int]:
-    """(rows, bytes in a row) of B as stored."""
+    """(rows, bytes in a row) of B as stored; of reversed blocks: from the first that is read to the end of the last."""
     if op.b_form == OperandB.REVERSED_BLOCKS:
-        return op.kernel_height * op.kernel_width * round_up(op.n, config.bus_bytes), op.channels
+        return (last_block(op) + 1) * round_up(op.n, config.bus_bytes), op.channels
     return (op.n, op.k) if op.transpose_b else (op.k, op.n)
+
+
+def last_block(op: Gemm) -> int:
+    """The stored block that the kernel's first position reads, which is the last of a weight read backwards."""
+    return (op.kernel_height - 1) * op.block_row_step + (op.kernel_width - 1) * op.block_step
 
 
 def gemm_reads(config: ArrayConfig, op: Gemm) -> list[Region]:
@@ -226,7 +230,7 @@ def reusable(op: Gemm, previous: Instruction | None) -> bool:
     same = ("m", "k", "a_address", "a_stride", "transpose_a", "dataflow", "a_form")
     patch = (
         *("image_height", "image_width", "channels", "out_height", "out_width"),
-        *("kernel_height", "kernel_width", "step", "spread", "pad_top", "pad_left"),
+        *("kernel_height", "kernel_width", "step", "pad_top", "pad_left"),
     )
     names = same + patch if op.a_form == OperandA.PATCHES else same
     return all(getattr(op, name) == getattr(previous, name) for name in names)

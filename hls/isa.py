@@ -128,6 +128,7 @@ class Gemm:
     bias: bool = False
     loop_order: LoopOrder = LoopOrder.M_OUTER
     reuse_a: bool = False
+    scales_swapped: bool = False
     a_form: OperandA = OperandA.MATRIX
     b_form: OperandB = OperandB.MATRIX
     alpha: float = 1.0
@@ -141,8 +142,9 @@ class Gemm:
     out_width: int = 0
     kernel_height: int = 0
     kernel_width: int = 0
+    block_row_step: int = 0
     step: int = 0
-    spread: int = 0
+    block_step: int = 0
     pad_top: int = 0
     pad_left: int = 0
     tag: int = 0

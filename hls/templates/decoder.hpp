@@ -9,6 +9,13 @@
 #include "operands.hpp"
 #include "types.hpp"
 
+// The stored block that the kernel's first position reads, which is the last of a weight read backwards. Below 2^25.
+inline uint32_t last_block(const GemmInstruction &op)
+{
+#pragma HLS INLINE
+    return (op.kernel_height - 1) * op.block_row_step + (op.kernel_width - 1) * op.block_step;
+}
+
 inline uint32_t result_bytes(Result result)
 {
 #pragma HLS INLINE
@@ -39,24 +46,27 @@ inline uint64_t stored_rows_a(const GemmInstruction &op)
     return op.transpose_a ? op.k : op.m;
 }
 
-inline uint64_t block_rows(const GemmInstruction &op)
+// Rows of B as stored; of reversed blocks: from the first that is read to the end of the last. 2^25 * 2^25 at most.
+inline uint64_t stored_rows_b(const GemmInstruction &op)
 {
 #pragma HLS INLINE
-    return uint64_t(op.kernel_height * op.kernel_width) * to_bus_bytes(op.n);
+    if (op.b_form == OperandB::reversed_blocks) {
+        return (uint64_t(last_block(op)) + 1) * to_bus_bytes(op.n);
+    }
+    return op.transpose_b ? op.n : op.k;
 }
 
 inline ErrorCode check_patch_shape(const GemmInstruction &op)
 {
 #pragma HLS INLINE
     bool good = op.image_height != 0 && op.image_width != 0 && op.channels != 0 && op.out_height != 0 &&
-                op.out_width != 0 && op.kernel_height != 0 && op.kernel_width != 0 && op.step != 0 && op.spread != 0 &&
-                aligned(op.channels);
+                op.out_width != 0 && op.kernel_height != 0 && op.kernel_width != 0 && op.step != 0 && aligned(op.channels);
     if (good) {
         good = op.k == uint64_t(op.kernel_height * op.kernel_width) * op.channels &&
                op.m % (op.out_height * op.out_width) == 0;
     }
     if (good) {
-        good = stored_rows_a(op) <= kMaxDimension && block_rows(op) <= kMaxDimension;
+        good = stored_rows_a(op) <= kMaxDimension && stored_rows_b(op) <= kMaxDimension;
     }
     return good ? ErrorCode::ok : ErrorCode::bad_shape;
 }
@@ -109,13 +119,12 @@ inline Operands gemm_operands(const GemmInstruction &op)
     const bool reversed = op.b_form == OperandB::reversed_blocks;
     const uint32_t bytes_a = patches ? op.channels : op.transpose_a ? op.m : op.k;
     const uint32_t bytes_b = reversed ? op.channels : op.transpose_b ? op.k : op.n;
-    const uint64_t rows_b = reversed ? block_rows(op) : op.transpose_b ? op.n : op.k;
     Operands operands;
     operands.pitch[0] = pitch_of(op.a_stride, bytes_a);
     operands.pitch[1] = pitch_of(op.b_stride, bytes_b);
     operands.pitch[2] = pitch_of(op.c_stride, uint64_t(op.n) * result_bytes(op.result));
     operands.read[0] = matrix_operand(op.a_address, stored_rows_a(op), operands.pitch[0]);
-    operands.read[1] = matrix_operand(op.b_address, rows_b, operands.pitch[1]);
+    operands.read[1] = matrix_operand(op.b_address, stored_rows_b(op), operands.pitch[1]);
     operands.read[2] = vector_operand(op.scale_a_address, op.scale_a, op.m);
     operands.read[3] = vector_operand(op.scale_b_address, op.scale_b, op.n);
     operands.read[4] = vector_operand(op.bias_address, op.bias ? ScaleMode::vector : ScaleMode::none, op.n);
@@ -129,8 +138,7 @@ inline bool same_patches(const GemmInstruction &x, const GemmInstruction &y)
 #pragma HLS INLINE
     return x.image_height == y.image_height && x.image_width == y.image_width && x.channels == y.channels &&
            x.out_height == y.out_height && x.out_width == y.out_width && x.kernel_height == y.kernel_height &&
-           x.kernel_width == y.kernel_width && x.step == y.step && x.spread == y.spread && x.pad_top == y.pad_top &&
-           x.pad_left == y.pad_left;
+           x.kernel_width == y.kernel_width && x.step == y.step && x.pad_top == y.pad_top && x.pad_left == y.pad_left;
 }
 
 // Whether the A tile of `previous` is the only one that `op` needs.

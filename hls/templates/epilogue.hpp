@@ -1,5 +1,5 @@
 // From an int32 sum to an element of C: (((float(sum) * scale_a) * scale_b) * alpha) + bias) + c_old, each operation
-// rounded.
+// rounded; scale_b first if the instruction says so.
 
 #ifndef SYSTOLORA_EPILOGUE_HPP
 #define SYSTOLORA_EPILOGUE_HPP
@@ -27,8 +27,8 @@ inline uint32_t finish_element(const GemmInstruction &op, acc_t sum, const Facto
     const bool half = op.result == Result::bfloat16;
     const float before = half ? from_bfloat16(old) : float_of(old);
     float value = float(integer);
-    value = multiply(value, factors.scale_a);
-    value = multiply(value, factors.scale_b);
+    value = multiply(value, op.scales_swapped ? factors.scale_b : factors.scale_a);
+    value = multiply(value, op.scales_swapped ? factors.scale_a : factors.scale_b);
     value = multiply(value, op.alpha);
     value = add(value, factors.bias);
     value = add(value, op.accumulate ? before : kNothing);

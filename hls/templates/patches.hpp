@@ -87,40 +87,31 @@ inline uint32_t words_in_tap(const GemmInstruction &op, const TapPosition &tap, 
     return least((op.channels - tap.channel) / kBusBytes, words);
 }
 
-// The stored row or column of pixels behind a logical one; false if there is none.
-inline bool stored_pixel(int32_t logical, uint32_t spread, uint32_t limit, uint32_t &stored)
-{
-#pragma HLS INLINE off
-    stored = logical < 0 ? 0 : uint32_t(logical) / spread;
-    return logical >= 0 && uint32_t(logical) % spread == 0 && stored < limit;
-}
-
 // The pixel that patch and kernel position meet in, from the tap's channel on, at most `words` bus words of it.
 inline Run pixel_run(const GemmInstruction &op, uint64_t image_word, const PatchPosition &patch, const TapPosition &tap,
                      uint32_t words)
 {
 #pragma HLS INLINE off
-    uint32_t row;
-    uint32_t column;
-    const int32_t y = int32_t(patch.y * op.step + tap.dy) - int32_t(op.pad_top);
-    const int32_t x = int32_t(patch.x * op.step + tap.dx) - int32_t(op.pad_left);
-    const bool row_exists = stored_pixel(y, op.spread, op.image_height, row);
-    const bool column_exists = stored_pixel(x, op.spread, op.image_width, column);
+    const int32_t row = int32_t(patch.y * op.step + tap.dy) - int32_t(op.pad_top);
+    const int32_t column = int32_t(patch.x * op.step + tap.dx) - int32_t(op.pad_left);
+    const bool row_exists = row >= 0 && row < int32_t(op.image_height);
+    const bool column_exists = column >= 0 && column < int32_t(op.image_width);
     Run run;
     run.exists = row_exists && column_exists;
     run.words = words_in_tap(op, tap, words);
-    const uint64_t pixel = uint64_t(patch.image + row) * op.image_width + column;
+    const uint64_t pixel = uint64_t(patch.image + uint32_t(row)) * op.image_width + uint32_t(column);
     run.first = image_word + pixel * (op.a_stride / kBusBytes) + tap.channel / kBusBytes;
     return run;
 }
 
-// One row of a weight that is stored as blocks of rows and read from its last block to its first.
+// One row of a weight that is stored as blocks of rows and read backwards: the kernel's last position is block 0.
 inline Run block_run(const GemmInstruction &op, uint64_t weight_word, uint32_t n, const TapPosition &tap,
                      uint32_t words)
 {
 #pragma HLS INLINE off
-    const uint32_t last = op.kernel_height * op.kernel_width - 1;
-    const uint32_t block = last - (tap.dy * op.kernel_width + tap.dx);
+    const uint32_t down = op.kernel_height - 1 - tap.dy;
+    const uint32_t across = op.kernel_width - 1 - tap.dx;
+    const uint32_t block = down * op.block_row_step + across * op.block_step;
     const uint32_t rows = (op.n + kBusBytes - 1) / kBusBytes * kBusBytes;
     Run run;
     run.exists = true;

@@ -1,4 +1,7 @@
-"""A workload under three policies: weight-stationary only, output-stationary only, and the better of the two for each GEMM."""
+"""A workload under three policies: weight-stationary only, output-stationary only, and the better of the two for each GEMM.
+
+Under each of them a GEMM whose result may lie in either order is computed as C^T = B^T A^T where that is faster, as the compiler does.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Dataflow, Gemm
 from systolora.sim.cost.columns import GemmColumns
 from systolora.sim.cost.energy import Energy, Technology, Work, energy
-from systolora.sim.cost.mapping import best_tilings
+from systolora.sim.cost.mapping import best_products
 from systolora.sim.cost.performance import Costs, gemm_costs
 from systolora.sim.cost.scalesim import scalesim_report
 from systolora.sim.cost.tile_times import Machine
@@ -29,7 +32,8 @@ class GemmCost:
 
     Attributes:
         item: the GEMMs, with their count.
-        op: the tiled instruction, or None where no instruction was tiled (SCALE-Sim).
+        op: the tiled instruction, in the form C^T = B^T A^T if its `scales_swapped` is set; None where no instruction was tiled
+            (SCALE-Sim).
         dataflow: "ws" or "os".
         cycles, array_cycles: of one. utilization: needed multiply-accumulates over all that the array could have done.
         traffic: bytes to and from device memory by tensor, of one.
@@ -64,7 +68,9 @@ class GemmCost:
         """
         gemm, op = self.item.gemm, self.item.gemm.op
         modelled = self.op is not None
-        tiles = {} if self.op is None else {"tile": [self.op.tile_m, self.op.tile_n, self.op.tile_k]}
+        tiles = {}
+        if self.op is not None:
+            tiles = {"turned": self.op.scales_swapped, "tile": [self.op.tile_m, self.op.tile_n, self.op.tile_k]}
         return {
             "layer": gemm.layer,
             "class": gemm.layer_class,
@@ -150,17 +156,16 @@ def run_policies(machine: Machine, technology: Technology, workload: Workload) -
 
 
 def _one_dataflow(machine: Machine, technology: Technology, workload: Workload, flow: str) -> tuple[GemmCost, ...]:
-    ops = [item.gemm.op for item in workload.gemms]
-    different = list(dict.fromkeys(ops))
-    tilings = best_tilings(machine, different, (_FLOWS[flow],))
-    tiled = {op: replace(op, **vars(tiling)) for op, tiling in zip(different, tilings, strict=True)}
-    rows = {op: row for row, op in enumerate(different)}
-    columns = GemmColumns.of(machine.config, [tiled[op] for op in different])
+    keys = [(item.gemm.op, item.gemm.turnable) for item in workload.gemms]
+    rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+    ops, turnable = zip(*rows, strict=True)
+    tiled = [product.op for product in best_products(machine, ops, (_FLOWS[flow],), turnable)]
+    columns = GemmColumns.of(machine.config, tiled)
     costs = gemm_costs(machine, columns)
     work = _work(machine, columns, costs)
     return tuple(
-        _gemm_cost(machine, technology, item, tiled[item.gemm.op], costs, work[rows[item.gemm.op]], rows[item.gemm.op])
-        for item in workload.gemms
+        _gemm_cost(machine, technology, item, tiled[rows[key]], costs, work[rows[key]], rows[key])
+        for item, key in zip(workload.gemms, keys, strict=True)
     )
 
 

@@ -163,12 +163,13 @@ def step_program(simulation: Simulation) -> tuple[list[Instruction], dict[int, s
 
     The backward instructions of a layer follow its forward ones, so the order is not that of training; the times are.
     """
-    tiled = {cost.item.gemm.op: cost.op for cost in simulation.policies["auto"].gemms if cost.op is not None}
+    costs = [cost for cost in simulation.policies["auto"].gemms if cost.op is not None]
+    tiled = {(cost.item.gemm.op, cost.item.gemm.turnable): cost.op for cost in costs}
     program: list[Instruction] = []
     labels: dict[int, str] = {}
     for work in simulation.workload.order:
         if isinstance(work, StepGemm):
-            op: Instruction = tiled[work.op]
+            op: Instruction = tiled[work.op, work.turnable]
             what = work.kind
         else:
             op, what = work.op, f"quantize {work.tensor} by {work.op.axis.name.lower()}"

@@ -17,6 +17,8 @@ from typing import Any
 
 from systolora.hls.check import round_up
 from systolora.hls.isa import Axis, Gemm, OperandA, OperandB, Quantize, Result, ScaleMode, Source
+from systolora.offloading.gradient_planes import gradient_planes
+from systolora.offloading.quantization import TURNABLE_KINDS
 
 from .layer_calls import AttentionCall, Call, ConvolutionCall, LinearCall
 
@@ -55,6 +57,11 @@ class StepGemm:
         if self.kind.startswith("forward"):
             return "forward"
         return "grad_weight" if self.kind in ("grad_down", "grad_up") else "grad_input"
+
+    @property
+    def turnable(self) -> bool:
+        """Whether the compiler may have it computed as C^T = B^T A^T."""
+        return self.kind in TURNABLE_KINDS
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,6 @@ class StepWriter:
         taps = call.kernel[0] * call.kernel[1]
         macs = call.batch * call.out_height * call.out_width * taps * call.in_channels * call.out_channels
         common: dict[str, Any] = {"scale_a": ScaleMode.TENSOR, "scale_b": ScaleMode.TENSOR, "a_form": OperandA.PATCHES}
-        common |= {"kernel_height": call.kernel[0], "kernel_width": call.kernel[1]}
         if self._new(call.source, Axis.TENSOR):
             pixels = call.batch * call.height * call.width
             yield StepQuantize(call.name, title, "x", self._quantize(pixels, call.in_channels, Axis.TENSOR))
@@ -168,10 +174,11 @@ class StepWriter:
                 image_height=call.height,
                 image_width=call.width,
                 channels=channels,
+                kernel_height=call.kernel[0],
+                kernel_width=call.kernel[1],
                 out_height=call.out_height,
                 out_width=call.out_width,
                 step=call.stride,
-                spread=1,
                 pad_top=call.padding[0],
                 pad_left=call.padding[1],
             ),
@@ -182,25 +189,22 @@ class StepWriter:
         pixels = call.batch * call.out_height * call.out_width
         yield StepQuantize(call.name, title, "grad_y", self._quantize(pixels, call.out_channels, Axis.TENSOR))
         channels = round_up(call.out_channels, self.bus)
-        yield StepGemm(
-            *(call.name, title, "grad_input_base"),
-            self._gemm(
-                *(call.batch * call.height * call.width, call.in_channels, taps * channels),
+        image, out = (call.height, call.width), (call.out_height, call.out_width)
+        for plane in gradient_planes(image, out, call.kernel, call.stride, call.padding):
+            geometry = plane.geometry
+            size, taps = geometry.out_height * geometry.out_width, geometry.kernel_height * geometry.kernel_width
+            op = self._gemm(
+                *(call.batch * size, call.in_channels, taps * channels),
                 **common,
+                **vars(geometry),
                 transpose_b=True,
                 b_form=OperandB.REVERSED_BLOCKS,
-                image_height=call.out_height,
-                image_width=call.out_width,
                 channels=channels,
-                out_height=call.height,
-                out_width=call.width,
-                step=1,
-                spread=call.stride,
-                pad_top=call.kernel[0] - 1 - call.padding[0],
-                pad_left=call.kernel[1] - 1 - call.padding[1],
-            ),
-            macs,
-        )
+                block_row_step=plane.block_steps[0],
+                block_step=plane.block_steps[1],
+            )
+            macs = call.batch * plane.pixels * taps * call.in_channels * call.out_channels
+            yield StepGemm(call.name, title, "grad_input_base", op, macs)
 
     def _attention(self, call: AttentionCall) -> Iterator[Work]:
         title, heads = layer_class(call), call.heads

@@ -127,14 +127,12 @@ class FactorPlan:
         g = _inbox(sketch, "grad_product", shape.out_features, shape.in_features)
         up = _inbox(sketch, "up", shape.out_features, shape.rank)
         down = _inbox(sketch, "down", shape.rank, shape.in_features)
-        grad_up = _outbox(sketch, "grad_up", shape.out_features, shape.rank)
-        grad_down = _outbox(sketch, "grad_down", shape.rank, shape.in_features)
         by_row = writer.quantize(g, "gradient", "grad_product", Axis.ROW)
         factor = writer.quantize(down, "factor", "down", Axis.ROW)
-        writer.gemm("grad_up", by_row, factor, grad_up, transpose_b=True, alpha=self.scaling)
+        writer.factor_gradient("grad_up", by_row, factor, transpose_b=True, alpha=self.scaling)
         by_column = writer.quantize(g, "gradient", "grad_product", Axis.COLUMN)
         factor = writer.quantize(up, "factor", "up", Axis.COLUMN)
-        writer.gemm("grad_down", factor, by_column, grad_down, transpose_a=True, alpha=self.scaling)
+        writer.factor_gradient("grad_down", factor, by_column, transpose_a=True, alpha=self.scaling)
         return sketch.finish()
 
 

@@ -58,7 +58,7 @@ class _Attention(torch.autograd.Function):
         o = layer.run(template, {"p": p, "v": v}, outputs=["o"])["o"]
         ctx.layer, ctx.shape, ctx.scale = layer, shape, scale
         ctx.save_for_backward(q, k, v, p)
-        return as_own_tensor(o.view(*q.shape[:-1], v.shape[-1]).to(q.dtype))
+        return as_own_tensor(_by_token(o.view(*q.shape[:-1], v.shape[-1])).to(q.dtype))
 
     @staticmethod
     @once_differentiable
@@ -78,8 +78,18 @@ class _Attention(torch.autograd.Function):
                 layer, ScoresGradientPlan(shape, ctx.scale, need_q, need_k), {"grad_s": grad_s, "k": k, "q": q}
             )
         like = {"grad_q": q, "grad_k": k, "grad_v": v}
-        grads = [found[name].view(x.shape).to(x.dtype) if name in found else None for name, x in like.items()]
+        grads = [
+            _by_token(found[name].view(x.shape)).to(x.dtype) if name in found else None for name, x in like.items()
+        ]
         return None, None, None, *grads
+
+
+def _by_token(x: Tensor) -> Tensor:
+    """[..., heads, tokens, width] with a token's heads next to each other in memory, as those who ask for attention want them next.
+
+    So this copy is theirs, and the strides are the same in whichever order the device stored x.
+    """
+    return x.transpose(-3, -2).contiguous().transpose(-3, -2) if x.dim() > 3 else x.contiguous()
 
 
 def _run(layer: OffloadedLayer, plan: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -60,10 +60,10 @@ class ContextPlan:
         """The program."""
         heads, shape = _Heads(config, quantization, self.shape), self.shape
         p, v = heads.source("p", shape.queries, shape.keys), heads.source("v", shape.keys, shape.value_width)
-        o = heads.result("o", shape.queries, shape.value_width)
+        o, turned = heads.turnable("forward_context", "o", (shape.queries, shape.value_width, shape.keys))
         for head in range(shape.heads):
             a, b = heads.quantize(p(head), "p", Axis.ROW), heads.quantize(v(head), "v", Axis.COLUMN)
-            heads.writer.gemm("forward_context", a, b, o(head))
+            heads.writer.gemm("forward_context", a, b, o(head), transpose_c=turned)
         return heads.finish()
 
 
@@ -80,13 +80,12 @@ class ContextGradientPlan:
         heads, shape = _Heads(config, quantization, self.shape), self.shape
         grad_o = heads.source("grad_o", shape.queries, shape.value_width)
         if self.need_value:
-            p, grad_v = (
-                heads.source("p", shape.queries, shape.keys),
-                heads.result("grad_v", shape.keys, shape.value_width),
-            )
+            p = heads.source("p", shape.queries, shape.keys)
+            size = (shape.keys, shape.value_width, shape.queries)
+            grad_v, turned = heads.turnable("grad_value", "grad_v", size, transpose_a=True)
             for head in range(shape.heads):
                 a, b = heads.quantize(p(head), "p", Axis.COLUMN), heads.gradient(grad_o(head), "grad_o", Axis.COLUMN)
-                heads.writer.gemm("grad_value", a, b, grad_v(head), transpose_a=True)
+                heads.writer.gemm("grad_value", a, b, grad_v(head), transpose_a=True, transpose_c=turned)
         if self.need_scores:
             v, grad_p = (
                 heads.source("v", shape.keys, shape.value_width),
@@ -112,15 +111,20 @@ class ScoresGradientPlan:
         heads, shape = _Heads(config, quantization, self.shape), self.shape
         grad_s = heads.source("grad_s", shape.queries, shape.keys)
         if self.need_query:
-            k, grad_q = heads.source("k", shape.keys, shape.width), heads.result("grad_q", shape.queries, shape.width)
+            k = heads.source("k", shape.keys, shape.width)
+            grad_q, turned = heads.turnable("grad_query", "grad_q", (shape.queries, shape.width, shape.keys))
             for head in range(shape.heads):
                 a, b = heads.gradient(grad_s(head), "grad_s", Axis.ROW), heads.quantize(k(head), "k", Axis.COLUMN)
-                heads.writer.gemm("grad_query", a, b, grad_q(head), alpha=self.scale)
+                heads.writer.gemm("grad_query", a, b, grad_q(head), alpha=self.scale, transpose_c=turned)
         if self.need_key:
-            q, grad_k = heads.source("q", shape.queries, shape.width), heads.result("grad_k", shape.keys, shape.width)
+            q = heads.source("q", shape.queries, shape.width)
+            size = (shape.keys, shape.width, shape.queries)
+            grad_k, turned = heads.turnable("grad_key", "grad_k", size, transpose_a=True)
             for head in range(shape.heads):
                 a, b = heads.gradient(grad_s(head), "grad_s", Axis.COLUMN), heads.quantize(q(head), "q", Axis.COLUMN)
-                heads.writer.gemm("grad_key", a, b, grad_k(head), transpose_a=True, alpha=self.scale)
+                heads.writer.gemm(
+                    "grad_key", a, b, grad_k(head), transpose_a=True, alpha=self.scale, transpose_c=turned
+                )
         return heads.finish()
 
 
@@ -138,8 +142,15 @@ class _Heads(Sketch):
 
     def result(self, name: str, rows: int, cols: int) -> Callable[[int], DeviceMatrix]:
         """A matrix that the host reads; gives each head's part."""
-        # A space of its own for each result, so that each can be handed to the host without a copy.
-        return self._parts("outbox" if not name.startswith("grad") else f"outbox_{name}", name, rows, cols)
+        return self._parts(_outbox(name), name, rows, cols)
+
+    def turnable(
+        self, kind: str, name: str, size: tuple[int, int, int], transpose_a: bool = False
+    ) -> tuple[Callable[[int], DeviceMatrix], bool]:
+        """A matrix that the host reads in either order, for a GEMM of m, n, k; and whether each head's part is stored transposed."""
+        m, n, _ = size
+        turned = self.writer.turned(kind, size, self._shape.element, transpose_a)
+        return (self._parts(_outbox(name), name, n, m, turned) if turned else self.result(name, m, n)), turned
 
     def quantize(self, source: DeviceMatrix, name: str, axis: Axis) -> Quantized:
         """The int8 copy of a head's part of q, k, v or p."""
@@ -149,6 +160,15 @@ class _Heads(Sketch):
         """The int8 copy of a head's part of a gradient."""
         return self.writer.quantize(source, "gradient", name, axis)
 
-    def _parts(self, space: str, name: str, rows: int, cols: int) -> Callable[[int], DeviceMatrix]:
-        whole = self.name(name, self.space(space).matrix(self._shape.heads * rows, cols, self._shape.element))
+    def _parts(
+        self, space: str, name: str, rows: int, cols: int, turned: bool = False
+    ) -> Callable[[int], DeviceMatrix]:
+        heads = self._shape.heads
+        whole = self.space(space).matrix(heads * rows, cols, self._shape.element)
+        self.name(name, whole, turned=heads if turned else 0)
         return lambda head: whole.block(head * rows, 0, rows, cols)
+
+
+def _outbox(name: str) -> str:
+    """A space of its own for each result, so that each can be handed to the host without a copy."""
+    return "outbox" if not name.startswith("grad") else f"outbox_{name}"

@@ -21,6 +21,7 @@ from torch.nn.grad import conv2d_input
 
 from .convolution_programs import ConvolutionBackwardPlan, ConvolutionForwardPlan, ConvolutionWeightPlan
 from .convolution_shapes import ConvolutionShape
+from .gradient_planes import GradientPlane
 from .layer import OffloadedLayer
 from .linear import offloaded_linear
 
@@ -111,8 +112,29 @@ def _grad_input(call: _Call, grad_y: Tensor, x_shape: torch.Size, dtype: torch.d
     plan = ConvolutionBackwardPlan(call.shape, batch, (height, width), element_type(grad_y), _result_type(dtype))
     template = call.layer.session.template(plan)
     inputs = {"g": grad_y.permute(0, 2, 3, 1)}
-    grad_x = call.layer.run(template, inputs, outputs=["grad_x"], gradient=True)["grad_x"]
-    return grad_x.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
+    planes = call.shape.gradient_planes((height, width))
+    found = call.layer.run(template, inputs, outputs=[plane.name for plane in planes], gradient=True)
+    grad_x = _interlace(planes, found, (batch, height, width), call.shape.stride[0])
+    return grad_x.permute(0, 3, 1, 2)
+
+
+def _interlace(
+    planes: list[GradientPlane], found: dict[str, Tensor], size: tuple[int, int, int], stride: int
+) -> Tensor:
+    """The gradient [batch, height, width, channels] of its planes; with stride 1 the only plane itself."""
+
+    def pixels(plane: GradientPlane) -> Tensor:
+        shape = (size[0], plane.geometry.out_height, plane.geometry.out_width)
+        return found[plane.name].unflatten(0, shape)[:, plane.skipped[0] :, plane.skipped[1] :]
+
+    if stride == 1:
+        return pixels(planes[0])
+    first = found[planes[0].name]
+    # Pixels that no kernel position reaches, as with a kernel smaller than the stride, have no plane.
+    grad_x = first.new_zeros(*size, first.shape[1])
+    for plane in planes:
+        grad_x[:, plane.first[0] :: stride, plane.first[1] :: stride] = pixels(plane)
+    return grad_x
 
 
 def _place_weight(call: _Call, weight: Tensor, seen: Contents | None = None) -> Contents | None:

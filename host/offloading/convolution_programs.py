@@ -61,15 +61,16 @@ class ConvolutionForwardPlan:
         weight = sketch.weight()
         stored = replace(image.values, cols=shape.stored_in)
         request = PatchRequest(geometry, stored, weight.values, y, image.scales, weight.scales, bias)
-        sketch.product("forward_base", request, rows)
+        sketch.count_product("forward_base", rows)
+        sketch.builder.patch_gemm(request, "forward_base")
         return sketch.finish()
 
 
 @dataclass(frozen=True)
 class ConvolutionBackwardPlan:
-    """grad_x of `batch` images.
+    """grad_x of `batch` images, plane by plane (`ConvolutionShape.gradient_planes`).
 
-    The host writes `g` [result pixels, channels_out] to the inbox and reads `grad_x` [pixels, channels_in].
+    The host writes `g` [result pixels, channels_out] to the inbox and reads of each plane `name` [pixels, channels_in].
 
     Attributes:
         image: height and width of x. source: element type of grad_y as uploaded. result: of grad_x.
@@ -84,9 +85,8 @@ class ConvolutionBackwardPlan:
     def write(self, config: ArrayConfig, quantization: QuantizationConfig) -> ProgramTemplate:
         """The program."""
         sketch, shape = _Sketch(config, quantization, self.shape), self.shape
-        geometry = shape.backward_geometry(self.image)
-        rows = self.batch * geometry.image_height * geometry.image_width
-        pixels = self.batch * self.image[0] * self.image[1]
+        out = shape.out_size(self.image)
+        rows = self.batch * out[0] * out[1]
         g = sketch.place("inbox", "g", rows, shape.channels_out, self.source)
         weight = sketch.weight()
         if sketch.weight_axis == Axis.TENSOR:
@@ -95,10 +95,20 @@ class ConvolutionBackwardPlan:
             # The weight's scales lie along the contraction, so they are multiplied into grad_y before it is quantized.
             image = sketch.writer.quantize_scaled(g, "gradient", "grad_y", Axis.TENSOR, weight.scales)
             scale_b = None
-        grad_x = sketch.place("outbox", "grad_x", pixels, shape.channels_in, self.result)
         stored = replace(image.values, cols=shape.stored_out)
-        request = PatchRequest(geometry, stored, weight.values, grad_x, image.scales, scale_b, reversed=True)
-        sketch.product("grad_input_base", request, rows)
+        sketch.count_product("grad_input_base", rows)
+        for plane in shape.gradient_planes(self.image):
+            geometry = plane.geometry
+            pixels = self.batch * geometry.out_height * geometry.out_width
+            # A space of its own for each plane, so that each can be handed to the host without a copy.
+            grad_x = sketch.place(f"outbox {plane.name}", plane.name, pixels, shape.channels_in, self.result)
+            blocks = weight.values.block(
+                plane.block * shape.stored_in, 0, plane.blocks * shape.stored_in, shape.channels_out
+            )
+            request = PatchRequest(
+                *(geometry, stored, blocks, grad_x, image.scales, scale_b), block_steps=plane.block_steps
+            )
+            sketch.builder.patch_gemm(request, "grad_input_base")
         return sketch.finish()
 
 
@@ -121,8 +131,7 @@ class _Sketch(Sketch):
         rows = self._shape.taps * self._shape.stored_in
         return self.writer.reserve(self.space("weight"), rows, self._shape.channels_out, self.weight_axis)
 
-    def product(self, kind: str, request: PatchRequest, result_pixels: int) -> None:
-        """Appends the GEMM and counts its multiply-accumulates, without those of storage and padding."""
+    def count_product(self, kind: str, result_pixels: int) -> None:
+        """Counts the multiply-accumulates of a direction, without those of storage; those with padding are in it."""
         shape = self._shape
         self.count(kind, result_pixels * shape.channels_out * shape.channels_in * shape.taps)
-        self.builder.patch_gemm(request, kind)

@@ -9,6 +9,8 @@ from systolora.hls.config import MAX_K
 from systolora.sim.functional.patches import PatchGeometry
 from torch import Tensor, nn
 
+from .gradient_planes import GradientPlane, gradient_planes
+
 _MAX_BYTE = 255
 _MAX_SIDE = 65535
 
@@ -75,12 +77,11 @@ class ConvolutionShape:
 
     def forward_geometry(self, image: tuple[int, int]) -> PatchGeometry:
         """The patches of the image that make the result."""
-        return PatchGeometry(*image, *self.out_size(image), *self.kernel, self.stride[0], 1, *self.padding)
+        return PatchGeometry(*image, *self.out_size(image), *self.kernel, self.stride[0], *self.padding)
 
-    def backward_geometry(self, image: tuple[int, int]) -> PatchGeometry:
-        """The patches of grad_y, its pixels `stride` apart, that make the gradient of the image."""
-        pads = (kernel - 1 - pad for kernel, pad in zip(self.kernel, self.padding, strict=True))
-        return PatchGeometry(*self.out_size(image), *image, *self.kernel, 1, self.stride[0], *pads)
+    def gradient_planes(self, image: tuple[int, int]) -> list[GradientPlane]:
+        """The GEMMs that together make the gradient of the image."""
+        return gradient_planes(image, self.out_size(image), self.kernel, self.stride[0], self.padding)
 
     def weight_matrix(self, weight: Tensor) -> Tensor:
         """[out, in, kh, kw] as the device reads it: [kh kw stored_in, out], zero in channels that are only storage."""

@@ -208,14 +208,13 @@ class _Backward(_Pass):
             self._grad_input_base(g, grad_x)
         hidden = self._grad_hidden(g if hidden_here else None)
         if g and self.up:
-            out = self.place("outbox", "grad_up", self.shape.out_features, self.shape.rank)
             by_column = self.writer.quantize(g, "gradient", "grad_y", Axis.COLUMN)
-            self.writer.gemm("grad_up", by_column, self.inputs.hidden(), out, transpose_a=True, alpha=self.scaling)
+            hidden_copy = self.inputs.hidden()
+            self.writer.factor_gradient("grad_up", by_column, hidden_copy, transpose_a=True, alpha=self.scaling)
         if hidden and self.down:
-            out = self.place("outbox", "grad_down", self.shape.rank, self.shape.in_features)
             by_column = self.writer.quantize(hidden, "gradient", "grad_h", Axis.COLUMN)
             _, x = self.inputs.x(Axis.COLUMN, self.plan.masked)
-            self.writer.gemm("grad_down", by_column, x, out, transpose_a=True)
+            self.writer.factor_gradient("grad_down", by_column, x, transpose_a=True)
         if hidden and self.low_rank:
             self._grad_input_low_rank(hidden, None if self.plan.masked else grad_x)
         return self.sketch.finish()

@@ -11,10 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from systolora.hls.isa import Axis, Rounding
+from systolora.programs.requests import RESULTS
 from systolora.programs.spaces import Sketch, Space
 from systolora.programs.tensors import DeviceMatrix, DeviceVector, ElementType
+from systolora.programs.tiling import faster_transposed
 
-from .quantization import QuantizationConfig
+from .quantization import TURNABLE_KINDS, QuantizationConfig
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class LayerWriter:
         bias: DeviceVector | None = None,
         accumulate: bool = False,
         folded_b: bool = False,
+        transpose_c: bool = False,
     ) -> None:
         """One of the layer's GEMMs, with the scales of its operands; `folded_b`: those of b are in a already."""
         contraction = a.values.rows if transpose_a else a.values.cols
@@ -106,7 +109,41 @@ class LayerWriter:
             alpha=alpha,
             bias=bias,
             accumulate=accumulate,
+            transpose_c=transpose_c,
             label=kind,
+        )
+
+    def factor_gradient(
+        self,
+        kind: str,
+        a: Quantized,
+        b: Quantized,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        alpha: float = 1.0,
+    ) -> None:
+        """The GEMM that makes a float32 result named like its kind, in the outbox, stored as it is made fastest."""
+        m, k = a.values.shape[::-1] if transpose_a else a.values.shape
+        n = b.values.rows if transpose_b else b.values.cols
+        transposes = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+        turned = self.turned(kind, (m, n, k), ElementType.FLOAT32, **transposes)
+        size = (n, m) if turned else (m, n)
+        c = self.sketch.space("outbox").matrix(*size, ElementType.FLOAT32)
+        self.sketch.name(kind, c, turned=int(turned))
+        self.gemm(kind, a, b, c, **transposes, alpha=alpha, transpose_c=turned)
+
+    def turned(
+        self,
+        kind: str,
+        shape: tuple[int, int, int],
+        result: ElementType,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+    ) -> bool:
+        """Whether a GEMM of m, n, k is to be stored transposed: if that is faster, and the host takes it as well in that order."""
+        return kind in TURNABLE_KINDS and faster_transposed(
+            *(self.sketch.config, *shape), transpose_a=transpose_a, transpose_b=transpose_b, result=RESULTS[result]
         )
 
     def _emit_quantize(

@@ -25,6 +25,11 @@ grad_down = grad_h^T x, grad_x = g W, grad_x += grad_h down. A frozen layer has 
 FROZEN_KINDS = frozenset({"forward_base", "grad_input_base"})
 """The GEMMs of a layer that has no adapter."""
 
+TURNABLE_KINDS = frozenset({"grad_up", "grad_down", "forward_context", "grad_value", "grad_query", "grad_key"})
+"""GEMMs whose result may be stored transposed, where the array computes it faster in that form: only the host reads it, and takes it in
+either order. A factor's gradient has few values; attention's results (`attention.py`) are copied by the host anyway, which puts the heads
+side by side. An activation is not among them, nor scores: turning it would take the host longer than the array gains."""
+
 _CHOICES = {
     "weight_scales": ("tensor", "channel"),
     "factor_scales": ("tensor", "vector"),

@@ -91,7 +91,7 @@ class Session:
             layer, index: name and number of the layer, for errors and seeds.
             inputs: what the template's inbox wants, by name: tensors as `transfers.upload` takes them, or arrays.
             residents: buffers of the spaces that outlive the program.
-            outputs: names of float32 and bfloat16 results to read.
+            outputs: names of float32 and bfloat16 results to read; those that are stored transposed come as views of any strides.
             step: from which seeds are made, instead of the session's.
             gradient: the program computes gradients. If one is not finite all results are NaN, as a loss scaler expects it: it skips the
                 step and goes on with a smaller scale.
@@ -114,7 +114,10 @@ class Session:
             if error.code != ErrorCode.NONFINITE:
                 raise
             if gradient:
-                return {name: torch.full(template.shape_of(name), torch.nan) for name in outputs}
+                return {
+                    name: _upright(torch.full(template.shape_of(name), torch.nan), template.turned.get(name, 0))
+                    for name in outputs
+                }
             where, _, what = error.label.partition(": ")
             raise NonFiniteTensorError(
                 f"layer {where!r}: {what.split(',')[0]} holds a NaN or an infinity and cannot be quantized; "
@@ -123,7 +126,8 @@ class Session:
         results = {}
         for name in outputs:
             matrix = template.matrix(name, buffers)
-            results[name] = _result(matrix, leases.get(template.space_of(name)))
+            result = _result(matrix, leases.get(template.space_of(name)))
+            results[name] = _upright(result, template.turned.get(name, 0))
         for name, lease in leases.items():
             if not name.startswith("outbox"):
                 lease.release()
@@ -142,6 +146,14 @@ def _result(matrix: DeviceMatrix, outbox: Lease | None) -> Tensor:
     if outbox is None or 2 * matrix.rows * matrix.stride < outbox.buffer.nbytes:
         return copy_result(matrix)
     return take_result(matrix, outbox)
+
+
+def _upright(result: Tensor, turned: int) -> Tensor:
+    """A view of a result that is stored as so many transposes: [rows, cols] of one, [turned, rows, cols] of several; 0: as it is."""
+    if not turned:
+        return result
+    blocks = result.unflatten(0, (turned, -1)).transpose(1, 2)
+    return blocks[0] if turned == 1 else blocks
 
 
 def upload_array(tensor: Tensor) -> NDArray[Any]:

@@ -55,6 +55,7 @@ class ProgramBuilder:
         alpha: float = 1.0,
         bias: DeviceVector | None = None,
         accumulate: bool = False,
+        transpose_c: bool = False,
         label: str = "",
         tiling: Tiling | None = None,
     ) -> None:
@@ -66,16 +67,16 @@ class ProgramBuilder:
 
         Args:
             a: int8 [m, k], or [k, m] with `transpose_a`. b: int8 [k, n], or [n, k] with `transpose_b`.
-            c: int32, float32 or bfloat16 [m, n].
+            c: int32, float32 or bfloat16 [m, n], or [n, m] with `transpose_c`: the same bits in the other order.
             scale_a: float32 [1] or [m]. scale_b: float32 [1] or [n]. bias: float32 [n].
             alpha: factor of the product. accumulate: add to what C holds.
             label: what it is for, in error messages and traces.
             tiling: overrides `choose_tiling`; its tiles must be legal for the shape.
 
         Raises:
-            CompileError: for shapes or types that do not go together, or a bias with k = 0.
+            CompileError: for shapes or types that do not go together, a bias with k = 0 or with `transpose_c`.
         """
-        request = GemmRequest(a, b, c, transpose_a, transpose_b, scale_a, scale_b, alpha, bias, accumulate)
+        request = GemmRequest(a, b, c, transpose_a, transpose_b, scale_a, scale_b, alpha, bias, accumulate, transpose_c)
         if request.m == 0 or request.n == 0:
             return
         if request.k == 0:
@@ -190,6 +191,7 @@ def gemm_int8(
     bias: NDArray[np.float32] | None = None,
     c: NDArray[Any] | None = None,
     result: ElementType = ElementType.INT32,
+    transpose_c: bool = False,
     tiling: Tiling | None = None,
 ) -> NDArray[Any]:
     """One GEMM on a device, from arrays to an array: upload, run, download, free.
@@ -199,6 +201,7 @@ def gemm_int8(
         scale_a, scale_b, alpha, bias: as in `ProgramBuilder.gemm`.
         c: what to add to, [m, n] in the result's type.
         result: INT32, FLOAT32 or BFLOAT16 (its bits as uint16).
+        transpose_c: computed and stored as C^T, to the same bits.
 
     Returns:
         [m, n] in the result's numpy type.
@@ -214,7 +217,7 @@ def gemm_int8(
         left = _upload(device, a, ElementType.INT8, buffers)
         right = _upload(device, b, ElementType.INT8, buffers)
         start = np.zeros((rows, cols), result.numpy) if c is None else c
-        out = _upload(device, start, result, buffers)
+        out = _upload(device, start.T if transpose_c else start, result, buffers)
         builder = ProgramBuilder(device.config)
         builder.gemm(
             *(left, right, out),
@@ -222,6 +225,7 @@ def gemm_int8(
             transpose_b=transpose_b,
             alpha=alpha,
             accumulate=c is not None,
+            transpose_c=transpose_c,
             tiling=tiling,
             label="gemm_int8",
             scale_a=_upload_vector(device, scale_a, buffers),
@@ -229,7 +233,7 @@ def gemm_int8(
             bias=_upload_vector(device, bias, buffers),
         )
         device.run(builder.build())
-        return out.read()
+        return out.read().T if transpose_c else out.read()
     finally:
         for buffer in buffers:
             buffer.free()

@@ -21,9 +21,10 @@ class PatchRequest:
 
     Attributes:
         image: int8 [batch * height * width, channels], all channels that are stored.
-        weight: int8 [taps * channels, n]; `reversed`: [taps * round_up(n, bus), channels], read as reversed blocks.
+        weight: int8 [taps * channels, n]; with `block_steps`: [blocks * round_up(n, bus), channels], read as reversed blocks.
         c: float32 or bfloat16 [batch * out_height * out_width, n].
         scale_a: float32 [1]. scale_b: float32 [1] or [n], or None. bias: float32 [n] or None.
+        block_steps: of a weight read backwards: stored blocks from one kernel position to the next, (down, across).
     """
 
     geometry: PatchGeometry
@@ -33,7 +34,7 @@ class PatchRequest:
     scale_a: DeviceVector
     scale_b: DeviceVector | None = None
     bias: DeviceVector | None = None
-    reversed: bool = False
+    block_steps: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if {self.image.dtype, self.weight.dtype} != {ElementType.INT8}:
@@ -51,9 +52,9 @@ class PatchRequest:
                 f"patch_gemm: {self.image.rows} pixels of {g.image_height} x {g.image_width} do not make {self.c.rows} patches "
                 f"of {g.out_height} x {g.out_width}"
             )
-        if not self.reversed and self.weight.shape != (self.k, self.c.cols):
+        if self.block_steps is None and self.weight.shape != (self.k, self.c.cols):
             raise CompileError(f"patch_gemm: the weight is {list(self.weight.shape)}, not [{self.k}, {self.c.cols}]")
-        if self.reversed and self.weight.cols > self.image.cols:
+        if self.block_steps is not None and self.weight.cols > self.image.cols:
             raise CompileError(f"patch_gemm: blocks of {self.weight.cols} channels for {self.image.cols} of the image")
 
     @property
@@ -61,14 +62,9 @@ class PatchRequest:
         """Length of the contraction."""
         return self.geometry.kernel_height * self.geometry.kernel_width * self.image.cols
 
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates, those with zeros around and between the pixels included."""
-        return self.c.rows * self.c.cols * self.k
-
     def instruction(self, config: ArrayConfig) -> Gemm:
         """The instruction."""
-        shape = _form(self.geometry, self.c.rows, self.c.cols, self.image.cols, self.reversed, RESULTS[self.c.dtype])
+        shape = _form(self.geometry, self.c.rows, self.c.cols, self.image.cols, self.block_steps, RESULTS[self.c.dtype])
         tiling = _tiling(config, shape)
         values = {**vars(shape), **vars(tiling)}
         values.update(a_address=self.image.address, b_address=self.weight.address, c_address=self.c.address)
@@ -82,9 +78,11 @@ class PatchRequest:
         return Gemm(**values)
 
 
-def _form(g: PatchGeometry, m: int, n: int, channels: int, backwards: bool, result: Result) -> Gemm:
+def _form(g: PatchGeometry, m: int, n: int, channels: int, block_steps: tuple[int, int] | None, result: Result) -> Gemm:
     """The instruction without addresses and tiles."""
     k = g.kernel_height * g.kernel_width * channels
+    backwards = block_steps is not None
+    down, across = block_steps or (0, 0)
     return Gemm(
         *(m, n, k, m, n, k, 0, 0, 0, 0, 0, 0),
         **vars(g),
@@ -92,6 +90,8 @@ def _form(g: PatchGeometry, m: int, n: int, channels: int, backwards: bool, resu
         a_form=OperandA.PATCHES,
         b_form=OperandB.REVERSED_BLOCKS if backwards else OperandB.MATRIX,
         transpose_b=backwards,
+        block_row_step=down,
+        block_step=across,
         result=result,
         scale_a=ScaleMode.TENSOR,
         scale_b=ScaleMode.TENSOR,

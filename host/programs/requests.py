@@ -8,6 +8,7 @@ from itertools import product
 
 from systolora.hls.config import MAX_K, ArrayConfig
 from systolora.hls.isa import MAX_DIMENSION, Axis, Gemm, Quantize, Result, Rounding, ScaleMode, Source
+from systolora.sim.cost.mapping import transposed_product
 
 from .tensors import DeviceMatrix, DeviceVector, ElementType
 from .tiling import Tiling, choose_tiling
@@ -40,6 +41,7 @@ class GemmRequest:
     alpha: float = 1.0
     bias: DeviceVector | None = None
     accumulate: bool = False
+    transpose_c: bool = False
 
     def __post_init__(self) -> None:
         if self.a.dtype is not ElementType.INT8 or self.b.dtype is not ElementType.INT8:
@@ -50,10 +52,12 @@ class GemmRequest:
             raise CompileError("gemm: c is int8; a result is int32, float32 or bfloat16")
         left = self.a.shape[::-1] if self.transpose_a else self.a.shape
         right = self.b.shape[::-1] if self.transpose_b else self.b.shape
-        if left[1] != right[0] or self.c.shape != (left[0], right[1]):
+        if left[1] != right[0] or (self.m, self.n) != (left[0], right[1]):
             raise CompileError(
-                f"gemm: [{left[0]}, {left[1]}] times [{right[0]}, {right[1]}] into {list(self.c.shape)} does not fit"
+                f"gemm: [{left[0]}, {left[1]}] times [{right[0]}, {right[1]}] into {[self.m, self.n]} does not fit"
             )
+        if self.transpose_c and self.bias:
+            raise CompileError("gemm: a bias lies along the rows of C; a result that is stored transposed takes none")
         if self.c.dtype is ElementType.INT32 and (self.scale_a or self.scale_b or self.bias):
             raise CompileError("gemm: an int32 result takes no scales and no bias; give c as float32 or bfloat16")
         for name, vector, lengths in (
@@ -67,12 +71,12 @@ class GemmRequest:
     @property
     def m(self) -> int:
         """Rows of C."""
-        return self.c.rows
+        return self.c.cols if self.transpose_c else self.c.rows
 
     @property
     def n(self) -> int:
         """Columns of C."""
-        return self.c.cols
+        return self.c.rows if self.transpose_c else self.c.cols
 
     @property
     def k(self) -> int:
@@ -91,7 +95,7 @@ class GemmRequest:
                 self,
                 a=self.a.block(t, i, depth, rows) if self.transpose_a else self.a.block(i, t, rows, depth),
                 b=self.b.block(j, t, cols, depth) if self.transpose_b else self.b.block(t, j, depth, cols),
-                c=self.c.block(i, j, rows, cols),
+                c=self.c.block(j, i, cols, rows) if self.transpose_c else self.c.block(i, j, rows, cols),
                 scale_a=_part(self.scale_a, i, rows),
                 scale_b=_part(self.scale_b, j, cols),
                 bias=_part(self.bias, j, cols) if t == 0 else None,
@@ -99,30 +103,16 @@ class GemmRequest:
             )
 
     def instruction(self, config: ArrayConfig, tiling: Tiling | None = None) -> Gemm:
-        """The instruction of a request that needs no further cutting; `tiling` overrides `choose_tiling`."""
-        result = RESULTS[self.c.dtype]
-        if tiling is None:
-            tiling = choose_tiling(
-                *(config, self.m, self.n, self.k),
-                transpose_a=self.transpose_a,
-                transpose_b=self.transpose_b,
-                result=result,
-                accumulate=self.accumulate,
-            )
-        return Gemm(
-            **vars(tiling),
-            m=self.m,
-            n=self.n,
-            k=self.k,
-            a_address=self.a.address,
-            b_address=self.b.address,
-            c_address=self.c.address,
-            a_stride=self.a.stride,
-            b_stride=self.b.stride,
-            c_stride=self.c.stride,
+        """The instruction of a request that needs no further cutting; `tiling` overrides `choose_tiling`.
+
+        A C that is stored transposed is computed as C^T = B^T A^T, to the same bits.
+        """
+        op = Gemm(
+            *(self.m, self.n, self.k, self.m, self.n, self.k),
+            *(self.a.address, self.b.address, self.c.address, self.a.stride, self.b.stride, self.c.stride),
             transpose_a=self.transpose_a,
             transpose_b=self.transpose_b,
-            result=result,
+            result=RESULTS[self.c.dtype],
             accumulate=self.accumulate,
             scale_a=_mode(self.scale_a),
             scale_b=_mode(self.scale_b),
@@ -132,6 +122,17 @@ class GemmRequest:
             scale_b_address=_address(self.scale_b),
             bias_address=_address(self.bias),
         )
+        if self.transpose_c:
+            op = transposed_product(op)
+        if tiling is None:
+            tiling = choose_tiling(
+                *(config, op.m, op.n, op.k),
+                transpose_a=op.transpose_a,
+                transpose_b=op.transpose_b,
+                result=op.result,
+                accumulate=op.accumulate,
+            )
+        return replace(op, **vars(tiling))
 
 
 @dataclass(frozen=True)

@@ -71,25 +71,32 @@ class Sketch:
     """A program in the making, and the spaces that it uses.
 
     Attributes:
-        builder: where instructions are appended.
+        config: the accelerator. builder: where instructions are appended.
     """
 
     def __init__(self, config: ArrayConfig) -> None:
         self.builder = ProgramBuilder(config)
-        self._config = config
+        self.config = config
         self._spaces: dict[str, Space] = {}
         self._matrices: dict[str, DeviceMatrix] = {}
+        self._turned: dict[str, int] = {}
         self._gemms: list[GemmCount] = []
 
     def space(self, name: str) -> Space:
         """The space of that name, made at the first call."""
         if name not in self._spaces:
-            self._spaces[name] = Space(name, len(self._spaces), self._config.bus_bytes)
+            self._spaces[name] = Space(name, len(self._spaces), self.config.bus_bytes)
         return self._spaces[name]
 
-    def name(self, name: str, matrix: DeviceMatrix) -> DeviceMatrix:
-        """Names a matrix that the host will write or read; returns it."""
+    def name(self, name: str, matrix: DeviceMatrix, turned: int = 0) -> DeviceMatrix:
+        """Names a matrix that the host will write or read; returns it.
+
+        Args:
+            turned: it is a result that is stored as so many transposes of equal size, one below the other; see `ProgramTemplate.turned`.
+        """
         self._matrices[name] = matrix
+        if turned:
+            self._turned[name] = turned
         return matrix
 
     def count(self, kind: str, macs: int) -> None:
@@ -98,7 +105,9 @@ class Sketch:
 
     def finish(self) -> ProgramTemplate:
         """The template."""
-        return ProgramTemplate(self.builder.build(), tuple(self._spaces.values()), self._matrices, tuple(self._gemms))
+        return ProgramTemplate(
+            self.builder.build(), tuple(self._spaces.values()), self._matrices, tuple(self._gemms), self._turned
+        )
 
 
 class ProgramTemplate:
@@ -107,6 +116,7 @@ class ProgramTemplate:
     Attributes:
         sizes: bytes that each space needs; spaces that the program does not touch are left out.
         gemms: what it computes, for statistics.
+        turned: of each result that is stored as transposes, one below the other, how many there are.
     """
 
     def __init__(
@@ -115,8 +125,10 @@ class ProgramTemplate:
         spaces: tuple[Space, ...],
         matrices: Mapping[str, DeviceMatrix],
         gemms: tuple[GemmCount, ...],
+        turned: Mapping[str, int],
     ) -> None:
         self.gemms = gemms
+        self.turned = dict(turned)
         self._code = np.frombuffer(program.code, "<u8")
         self._labels = program.labels
         self._reads = tuple(buffer.label for buffer in program.reads)

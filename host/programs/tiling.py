@@ -10,10 +10,10 @@ from functools import lru_cache
 
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Dataflow, Gemm, Result, ScaleMode
-from systolora.sim.cost.mapping import Tiling, best_tilings
+from systolora.sim.cost.mapping import Tiling, best_products, best_tilings
 from systolora.sim.cost.tile_times import Machine
 
-__all__ = ["Tiling", "choose_tiling"]
+__all__ = ["Tiling", "choose_tiling", "faster_transposed"]
 
 
 @lru_cache(maxsize=8192)
@@ -56,3 +56,29 @@ def choose_tiling(
         reuse_a=keep_a,
     )
     return best_tilings(Machine.of(config), [op], tuple(Dataflow) if dataflow is None else (dataflow,))[0]
+
+
+@lru_cache(maxsize=8192)
+def faster_transposed(
+    config: ArrayConfig,
+    m: int,
+    n: int,
+    k: int,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    result: Result = Result.FLOAT32,
+) -> bool:
+    """Whether C[m, n] = A B, with scales per row and column, takes fewer clocks as C^T = B^T A^T by the performance model.
+
+    A few columns fill the array's columns badly, and its rows well.
+    """
+    op = Gemm(
+        *(m, n, k, m, n, k, 0, 0, 0, 0, 0, 0),
+        transpose_a=transpose_a,
+        transpose_b=transpose_b,
+        result=result,
+        scale_a=ScaleMode.VECTOR,
+        scale_b=ScaleMode.VECTOR,
+    )
+    return best_products(Machine.of(config), [op])[0].transposed

@@ -93,33 +93,43 @@ def best_tilings(
 
 
 def transposed_product(op: Gemm) -> Gemm:
-    """C^T = B^T A^T: the same operands as they are stored, in each other's place; tiles are not set.
+    """C^T = B^T A^T: the same operands as they are stored, in each other's place, with the same bits; tiles are not set.
 
     Raises:
         ValueError: for patches and a bias, which only A's place and only columns have.
     """
-    if op.a_form == OperandA.PATCHES or op.bias:
+    if not has_transposed_form(op):
         raise ValueError("a product with patches or a bias has no transposed form; compute it as it is")
-    return replace(
-        op,
-        m=op.n,
-        n=op.m,
-        tile_m=op.n,
-        tile_n=op.m,
-        tile_k=op.k,
-        transpose_a=not op.transpose_b,
-        transpose_b=not op.transpose_a,
-        scale_a=op.scale_b,
-        scale_b=op.scale_a,
-    )
+    swapped = {"m": op.n, "n": op.m, "tile_m": op.n, "tile_n": op.m, "tile_k": op.k}
+    swapped |= {"transpose_a": not op.transpose_b, "transpose_b": not op.transpose_a}
+    for name in ("{}_address", "{}_stride", "scale_{}", "scale_{}_address"):
+        a, b = name.format("a"), name.format("b")
+        swapped |= {a: getattr(op, b), b: getattr(op, a)}
+    return replace(op, **swapped, scales_swapped=not op.scales_swapped)
 
 
-def best_products(machine: Machine, ops: Sequence[Gemm]) -> list[Product]:
-    """The fastest form of each GEMM, its operands' roles included; one that has no transposed form stays as it is."""
+def has_transposed_form(op: Gemm) -> bool:
+    """Whether `transposed_product` takes it."""
+    return op.a_form == OperandA.MATRIX and not op.bias
+
+
+def best_products(
+    machine: Machine,
+    ops: Sequence[Gemm],
+    dataflows: Sequence[Dataflow] = tuple(Dataflow),
+    turnable: Sequence[bool] | None = None,
+) -> list[Product]:
+    """The fastest form of each GEMM, its operands' roles included; of equals the one as it is.
+
+    Args:
+        ops: as for `best_tilings`. dataflows: those to choose from.
+        turnable: which may be computed as C^T; by default all that have that form.
+    """
+    if turnable is None:
+        turnable = [has_transposed_form(op) for op in ops]
     forms = [(index, False, op) for index, op in enumerate(ops)]
-    turnable = [(index, op) for index, op in enumerate(ops) if op.a_form == OperandA.MATRIX and not op.bias]
-    forms += [(index, True, transposed_product(op)) for index, op in turnable]
-    tilings = best_tilings(machine, [op for _, _, op in forms])
+    forms += [(index, True, transposed_product(op)) for index, op in enumerate(ops) if turnable[index]]
+    tilings = best_tilings(machine, [op for _, _, op in forms], dataflows)
     tiled = [replace(op, **vars(tiling)) for (_, _, op), tiling in zip(forms, tilings, strict=True)]
     cycles = gemm_cycles(TileTimes(machine, GemmColumns.of(machine.config, tiled))).tolist() if tiled else []
     best: dict[int, Product] = {}

@@ -194,7 +194,7 @@ def _scaled(memory: _Memory) -> list[Instruction]:
 def _convolution(memory: _Memory) -> list[Instruction]:
     bus = memory.config.bus_bytes
     op = replace(
-        _shape(2 * 4 * 3, 7, 9 * bus),
+        _shape(2 * 4 * 3, 7, 4 * bus),
         transpose_b=True,
         a_form=OperandA.PATCHES,
         b_form=OperandB.REVERSED_BLOCKS,
@@ -206,10 +206,11 @@ def _convolution(memory: _Memory) -> list[Instruction]:
         channels=bus,
         out_height=4,
         out_width=3,
-        kernel_height=3,
-        kernel_width=3,
+        kernel_height=2,
+        kernel_width=2,
+        block_row_step=6,  # every second position of a 3 x 3 kernel
+        block_step=2,
         step=1,
-        spread=2,
         pad_top=1,
         pad_left=1,
     )

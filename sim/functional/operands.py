@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from systolora.hls.check import round_up, scale_count
+from systolora.hls.check import last_block, round_up, scale_count
 from systolora.hls.config import FLOAT_BYTES
 from systolora.hls.isa import Gemm, OperandA, OperandB, Quantize, Result, ScaleMode, Source
 
@@ -34,9 +34,10 @@ def operand_a(memory: DeviceMemory, op: Gemm, m0: int, m1: int) -> Int8:
 def operand_b(memory: DeviceMemory, op: Gemm, bus_bytes: int) -> Int8:
     """B: int8 [k, n]; a view, or a copy if it is stored as reversed blocks."""
     if op.b_form == OperandB.REVERSED_BLOCKS:
-        blocks, block_rows = op.kernel_height * op.kernel_width, round_up(op.n, bus_bytes)
+        blocks, block_rows = last_block(op) + 1, round_up(op.n, bus_bytes)
         stored = strided(memory, op.b_address, (blocks * block_rows, op.channels), op.b_stride, np.int8)
-        return reversed_blocks(stored.reshape(blocks, block_rows, op.channels), blocks, op.n, op.channels)
+        kernel, steps = (op.kernel_height, op.kernel_width), (op.block_row_step, op.block_step)
+        return reversed_blocks(stored.reshape(blocks, block_rows, op.channels), kernel, steps, op.n)
     if op.transpose_b:
         return strided(memory, op.b_address, (op.n, op.k), op.b_stride, np.int8).T
     return strided(memory, op.b_address, (op.k, op.n), op.b_stride, np.int8)

@@ -21,7 +21,6 @@ class PatchGeometry:
     kernel_height: int
     kernel_width: int
     step: int
-    spread: int
     pad_top: int
     pad_left: int
 
@@ -30,28 +29,26 @@ class PatchGeometry:
         """The geometry of an instruction whose `a_form` is PATCHES."""
         return cls(
             *(op.image_height, op.image_width, op.out_height, op.out_width),
-            *(op.kernel_height, op.kernel_width, op.step, op.spread, op.pad_top, op.pad_left),
+            *(op.kernel_height, op.kernel_width, op.step, op.pad_top, op.pad_left),
         )
 
 
-def source_pixels(size: int, out: int, kernel: int, step: int, spread: int, pad: int) -> NDArray[np.int64]:
+def source_pixels(size: int, out: int, kernel: int, step: int, pad: int) -> NDArray[np.int64]:
     """Along one axis, the stored pixel that patch `p` reads at kernel position `d`, or -1 if it does not exist.
 
     Returns:
         int64 [out, kernel].
     """
-    logical = np.arange(out)[:, None] * step + np.arange(kernel)[None, :] - pad
-    stored = logical // spread
-    exists = (logical % spread == 0) & (stored >= 0) & (stored < size)
-    return np.where(exists, stored, -1)
+    pixel = np.arange(out)[:, None] * step + np.arange(kernel)[None, :] - pad
+    return np.where((pixel >= 0) & (pixel < size), pixel, -1)
 
 
 @lru_cache(maxsize=256)
 def pixel_axes(geometry: PatchGeometry) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """`source_pixels` of both axes: ([out_height, kernel_height], [out_width, kernel_width])."""
     g = geometry
-    down = source_pixels(g.image_height, g.out_height, g.kernel_height, g.step, g.spread, g.pad_top)
-    across = source_pixels(g.image_width, g.out_width, g.kernel_width, g.step, g.spread, g.pad_left)
+    down = source_pixels(g.image_height, g.out_height, g.kernel_height, g.step, g.pad_top)
+    across = source_pixels(g.image_width, g.out_width, g.kernel_width, g.step, g.pad_left)
     return down, across
 
 

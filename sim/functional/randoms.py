@@ -45,6 +45,7 @@ def random_gemm(config: ArrayConfig, rng: np.random.Generator, m: int, n: int, k
         scale_a=ScaleMode(int(rng.integers(3)) * float_result),
         scale_b=ScaleMode(int(rng.integers(3)) * float_result),
         bias=float_result and flag(),
+        scales_swapped=flag(),
         loop_order=LoopOrder(int(rng.integers(2))),
         alpha=float(np.float32(rng.choice([1.0, 0.25, 1.7, -3.1]))),
         tag=int(rng.integers(1 << 32)),
@@ -75,7 +76,8 @@ def random_patches(config: ArrayConfig, rng: np.random.Generator, n: int) -> Gem
         kernel_height=kernel_height,
         kernel_width=kernel_width,
         step=size(1, 3),
-        spread=size(1, 3),
+        block_step=size(0, 3),
+        block_row_step=size(0, 7),
         pad_top=size(0, 3),
         pad_left=size(0, 3),
     )

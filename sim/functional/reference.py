@@ -134,6 +134,7 @@ def epilogue(
     alpha: float = 1.0,
     bias: Float32 | None = None,
     c: NDArray | None = None,
+    scales_swapped: bool = False,
 ) -> NDArray:
     """From int32 sums to C: (((float32(sum) * scale_a) * scale_b) * alpha) + bias) + c, in this order.
 
@@ -144,15 +145,17 @@ def epilogue(
         alpha: float32 factor; one is no multiplication.
         bias: float32 [n] or None.
         c: what C held, in the result's type, to accumulate; or None.
+        scales_swapped: multiply by scale_b first, then by scale_a.
     """
     if result == Result.INT32:
         total = accumulator if c is None else (accumulator.view(np.uint32) + c.view(np.uint32)).view(np.int32)
         return total.astype(np.int32)
     value = accumulator.astype(np.float32)
-    if scale_a is not None:
-        value = multiply(value, np.asarray(scale_a, np.float32).reshape(-1, 1))
-    if scale_b is not None:
-        value = multiply(value, np.asarray(scale_b, np.float32).reshape(1, -1))
+    by_row = None if scale_a is None else np.asarray(scale_a, np.float32).reshape(-1, 1)
+    by_column = None if scale_b is None else np.asarray(scale_b, np.float32).reshape(1, -1)
+    for scale in (by_column, by_row) if scales_swapped else (by_row, by_column):
+        if scale is not None:
+            value = multiply(value, scale)
     value = multiply(value, np.float32(alpha))
     if bias is not None:
         value = add(value, np.asarray(bias, np.float32).reshape(1, -1))
@@ -166,13 +169,11 @@ def gather_patches(
     out_shape: tuple[int, int],
     kernel: tuple[int, int],
     step: int,
-    spread: int,
     pad: tuple[int, int],
 ) -> Int8:
     """The implicit GEMM's A of a convolution.
 
-    Patch (y, x) reads logical pixel (y * step + dy - pad_top, x * step + dx - pad_left). A logical pixel exists where both
-    coordinates are multiples of `spread` and the quotients lie in the image; all others are zero.
+    Patch (y, x) reads pixel (y * step + dy - pad_top, x * step + dx - pad_left); outside of the image all are zero.
 
     Args:
         image: int8 [batch, height, width, channels].
@@ -185,25 +186,25 @@ def gather_patches(
     out = np.zeros((batch, *out_shape, *kernel, channels), np.int8)
     for y, x, dy, dx in np.ndindex(*out_shape, *kernel):
         row, column = y * step + dy - pad[0], x * step + dx - pad[1]
-        if row % spread or column % spread:
-            continue
-        row, column = row // spread, column // spread
         if 0 <= row < height and 0 <= column < width:
             out[:, y, x, dy, dx] = image[:, row, column]
     return out.reshape(batch * out_shape[0] * out_shape[1], -1)
 
 
-def reversed_blocks(weight: Int8, blocks: int, n: int, channels: int) -> Int8:
-    """B of a convolution's grad-input: block t of B^T is block (blocks - 1 - t) of the stored weight.
+def reversed_blocks(weight: Int8, kernel: tuple[int, int], steps: tuple[int, int], n: int) -> Int8:
+    """B of a convolution's grad-input: the blocks of the stored weight from the last to the first, each transposed.
+
+    Kernel position (dy, dx) has block `(kernel_height - 1 - dy) * steps[0] + (kernel_width - 1 - dx) * steps[1]`.
 
     Args:
-        weight: int8 [blocks, block_rows, channels] as stored, block_rows >= n.
+        weight: int8 [blocks, block_rows, channels] as stored, block_rows >= n. kernel: (kernel_height, kernel_width).
 
     Returns:
-        int8 [blocks * channels, n].
+        int8 [kernel_height * kernel_width * channels, n].
     """
-    flipped = weight[::-1, :n, :channels]
-    return np.ascontiguousarray(flipped.transpose(0, 2, 1).reshape(blocks * channels, n))
+    down, across = (np.arange(size)[::-1] * step for size, step in zip(kernel, steps, strict=True))
+    blocks = weight[np.add.outer(down, across).reshape(-1), :n]
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1).reshape(-1, n))
 
 
 def scale_vector(values: Float32, mode: ScaleMode) -> Float32 | None:

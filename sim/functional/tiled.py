@@ -109,6 +109,7 @@ class TiledExecutor(Executor):
             alpha=op.alpha,
             bias=operands.bias(memory, op, step.n0, step.n1),
             c=None if old is None else np.ascontiguousarray(old),
+            scales_swapped=op.scales_swapped,
         )
         operands.write_result(memory, op, values, self.config.bus_bytes, step.m0, step.n0)
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 from systolora.hls.check import (
+    last_block,
     round_up,
     scale_count,
     stored_shape_a,
@@ -102,6 +103,7 @@ def gemm_trial(device: Allocator, rng: np.random.Generator, op: Gemm, pattern: s
         alpha=op.alpha,
         bias=bias.values[0] if op.bias else None,
         c=old if op.accumulate else None,
+        scales_swapped=op.scales_swapped,
     )
     op = replace(
         op,
@@ -218,12 +220,13 @@ def _logical_a(op: Gemm, stored: reference.Int8) -> reference.Int8:
     if op.a_form == OperandA.PATCHES:
         image = stored.reshape(-1, op.image_height, op.image_width, op.channels)
         out, kernel = (op.out_height, op.out_width), (op.kernel_height, op.kernel_width)
-        return reference.gather_patches(image, out, kernel, op.step, op.spread, (op.pad_top, op.pad_left))
+        return reference.gather_patches(image, out, kernel, op.step, (op.pad_top, op.pad_left))
     return stored.T if op.transpose_a else stored
 
 
 def _logical_b(config: ArrayConfig, op: Gemm, stored: reference.Int8) -> reference.Int8:
     if op.b_form == OperandB.REVERSED_BLOCKS:
-        blocks = op.kernel_height * op.kernel_width
-        return reference.reversed_blocks(stored.reshape(blocks, -1, op.channels), blocks, op.n, op.channels)
+        kernel, steps = (op.kernel_height, op.kernel_width), (op.block_row_step, op.block_step)
+        blocks = stored.reshape(last_block(op) + 1, -1, op.channels)
+        return reference.reversed_blocks(blocks, kernel, steps, op.n)
     return stored.T if op.transpose_b else stored

@@ -57,6 +57,7 @@ class NumpyExecutor(Executor):
             alpha=op.alpha,
             bias=operands.bias(memory, op, 0, op.n),
             c=np.ascontiguousarray(operands.operand_c(memory, op)) if op.accumulate else None,
+            scales_swapped=op.scales_swapped,
         )
         operands.write_result(memory, op, values, self._bus_bytes)
 

@@ -145,17 +145,18 @@ class Epilogue {
         }
     }
 
-    // (((float32(sum) * scale_a) * scale_b) * alpha) + bias) + c, each step rounded.
+    // (((float32(sum) * scale_a) * scale_b) * alpha) + bias) + c, each step rounded; scale_b first if the instruction says so.
     template <typename Out, bool Careful, bool Bias, bool Accumulate>
     void finish_row(const int32_t* __restrict sums, int64_t row, int64_t n0, int64_t columns, Out* __restrict out) const {
         const auto clean = [](float x) { return Careful ? canonical(x) : x; };
         const float scale_a = scale_a_.empty() ? 1.0f : scale_a_[scale_a_.size() == 1 ? 0 : row];
         const float alpha = alpha_;
+        const bool swapped = op_.scales_swapped != 0;
         const float* __restrict scale_b = scale_b_.data() + n0;
         const float* __restrict bias = bias_.data() + (Bias ? n0 : 0);
         for (int64_t j = 0; j < columns; ++j) {
-            float value = clean(static_cast<float>(sums[j]) * scale_a);
-            value = clean(value * scale_b[j]);
+            float value = clean(static_cast<float>(sums[j]) * (swapped ? scale_b[j] : scale_a));
+            value = clean(value * (swapped ? scale_a : scale_b[j]));
             value = clean(value * alpha);
             // Unlike a product, a sum can be a denormal even of ordinary numbers.
             if (Bias) value = add(value, bias[j]);

@@ -121,7 +121,6 @@ class OperandB {
   public:
     OperandB(const GemmFields& op, const Memory& memory) : op_(op), memory_(memory) {
         if (op.b_form == 0) return;
-        blocks_ = op.kernel_height * op.kernel_width;
         block_rows_ = round_up(op.n, memory.bus_bytes);
     }
 
@@ -172,9 +171,11 @@ class OperandB {
         alignas(64) int8_t values[kStep] = {};
         const int64_t end = std::min(op_.k, k0 + kStep);
         for (int64_t k = k0; k < end;) {
-            const int64_t block = k / op_.channels, channel = k % op_.channels;
+            const int64_t tap = k / op_.channels, channel = k % op_.channels;
             const int64_t count = std::min(end - k, op_.channels - channel);
-            const int64_t row = (blocks_ - 1 - block) * block_rows_ + column;
+            const int64_t down = op_.kernel_height - 1 - tap / op_.kernel_width;
+            const int64_t across = op_.kernel_width - 1 - tap % op_.kernel_width;
+            const int64_t row = (down * op_.block_row_step + across * op_.block_step) * block_rows_ + column;
             std::memcpy(values + (k - k0), memory_.at<int8_t>(op_.b_address) + row * op_.b_stride + channel, count);
             k += count;
         }
@@ -183,7 +184,6 @@ class OperandB {
 
     const GemmFields& op_;
     const Memory& memory_;
-    int64_t blocks_ = 0;
     int64_t block_rows_ = 0;
 };
 
@@ -228,9 +228,8 @@ class OperandA {
         int64_t dy = begin / op_.channels / op_.kernel_width, dx = begin / op_.channels % op_.kernel_width;
         for (int64_t k = begin; k < end;) {
             const int64_t channel = k % op_.channels, count = std::min(end - k, op_.channels - channel);
-            const int64_t line = stored(y * op_.step + dy - op_.pad_top, op_.image_height);
-            const int64_t column = stored(x * op_.step + dx - op_.pad_left, op_.image_width);
-            if (line < 0 || column < 0) {
+            const int64_t line = y * op_.step + dy - op_.pad_top, column = x * op_.step + dx - op_.pad_left;
+            if (line < 0 || line >= op_.image_height || column < 0 || column >= op_.image_width) {
                 std::memset(out, 0, count);
             } else {
                 const int64_t pixel = (image * op_.image_height + line) * op_.image_width + column;
@@ -240,13 +239,6 @@ class OperandA {
             k += count;
             if (++dx == op_.kernel_width) dx = 0, ++dy;
         }
-    }
-
-    // The stored pixel of a logical one, or -1 if there is none.
-    int64_t stored(int64_t logical, int64_t size) const {
-        if (logical < 0 || logical % op_.spread != 0) return -1;
-        const int64_t pixel = logical / op_.spread;
-        return pixel < size ? pixel : -1;
     }
 
     // 16 rows and 64 values of k at a time: a tile of four-byte groups, transposed back into rows.

@@ -204,8 +204,10 @@ class ProgramBuilder:
         image = self.integers((batch * height * width, channels))
         a_stride = self.stride(channels)
         reversed_blocks = self.flag()
+        block_step, block_row_step = int(rng.integers(0, 3)), int(rng.integers(0, 7))
         if reversed_blocks:
-            b = self.integers((kernel_height * kernel_width * round_up(n, bus), channels))
+            blocks = 1 + (kernel_height - 1) * block_row_step + (kernel_width - 1) * block_step
+            b = self.integers((blocks * round_up(n, bus), channels))
             transpose_b = True
         else:
             transpose_b = self.flag()
@@ -235,7 +237,8 @@ class ProgramBuilder:
             kernel_height=kernel_height,
             kernel_width=kernel_width,
             step=int(rng.integers(1, 4)),
-            spread=int(rng.integers(1, 4)),
+            block_step=block_step,
+            block_row_step=block_row_step,
             pad_top=int(rng.integers(0, 4)),
             pad_left=int(rng.integers(0, 4)),
         )
@@ -251,6 +254,7 @@ class ProgramBuilder:
             loop_order=self.pick(LoopOrder),
             result=result,
             accumulate=self.flag(),
+            scales_swapped=self.flag(),
             c_stride=stride,
         )
         if result == Result.FLOAT32 and self.flag():

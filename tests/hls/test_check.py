@@ -157,11 +157,23 @@ def test_the_regions_of_a_convolution() -> None:
         kernel_height=2,
         kernel_width=3,
         step=1,
-        spread=1,
+        block_step=1,
+        block_row_step=3,
     )
     assert stored_shape_a(op) == (2 * 7 * 9, 32)
     assert stored_shape_b(CONFIG, op) == (6 * 32, 32)
     assert stored_shape_b(CONFIG, replace(op, b_form=OperandB.MATRIX)) == (20, 192)
+    # Every second position of a larger kernel: from the first block that is read to the end of the last.
+    assert stored_shape_b(CONFIG, replace(op, block_step=2, block_row_step=10)) == (15 * 32, 32)
+
+
+@pytest.mark.parametrize(("n", "error"), [(256, ErrorCode.BAD_TILE), (257, ErrorCode.BAD_SHAPE)])
+def test_blocks_beyond_the_largest_matrix_are_refused(n: int, error: ErrorCode) -> None:
+    """65,536 blocks of 256 rows are 2**24; of the next n it is the shape that is wrong, of this one the tile (0)."""
+    image = {"image_height": 2, "image_width": 2, "channels": 16, "out_height": 1, "out_width": 1}
+    kernel = {"kernel_height": 2, "kernel_width": 1, "step": 1, "block_row_step": 65535, "block_step": 0}
+    forms = {"a_form": OperandA.PATCHES, "b_form": OperandB.REVERSED_BLOCKS, "transpose_b": True}
+    assert code(replace(GEMM, m=1, n=n, k=32, tile_m=0, **image, **kernel, **forms)) == error
 
 
 @pytest.mark.parametrize("name", ["a_address", "b_address", "c_address", "scale_a_address", "bias_address"])

@@ -10,6 +10,8 @@ import pytest
 from systolora.emulated_board.hardware import BoardOptions
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import ErrorCode
+from systolora.programs.compiler import gemm_int8
+from systolora.programs.tensors import ElementType
 from systolora.sim.csim.device import CsimDevice
 from systolora.sim.functional.device import Device, DeviceError, Program
 from systolora.sim.functional.emulator import EmulatorDevice
@@ -76,3 +78,12 @@ def test_counters_do_not_depend_on_the_device(device: Device) -> None:
         for trial in random_trials(emulator, 9, 6):
             emulator.run(trial.program)
         assert before + emulator.counters == device.counters
+
+
+def test_a_product_and_its_transposed_form_have_the_same_bits(device: Device) -> None:
+    rng = np.random.default_rng(13)
+    a, b = (rng.integers(-128, 128, size).astype(np.int8) for size in ((37, 50), (50, 21)))
+    scale_a, scale_b = (np.exp(rng.normal(0, 9, size)).astype(np.float32) for size in (37, 21))
+    scaled = {"scale_a": scale_a, "scale_b": scale_b, "result": ElementType.FLOAT32}
+    plain, turned = (gemm_int8(device, a, b, **scaled, transpose_c=form) for form in (False, True))
+    assert np.array_equal(plain.view(np.uint32), np.ascontiguousarray(turned).view(np.uint32))

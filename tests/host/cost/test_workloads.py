@@ -81,7 +81,8 @@ def test_torch_counts_the_same_in_a_real_backward(tmp_path: Path, kind: type, co
 
 def test_stable_diffusion_1_5(sd15: Workload) -> None:
     assert (sd15.parameters, sd15.trainable) == (859_520_964, 198_144)
-    assert sd15.gemm_count == 2155
+    # The gradients of three convolutions with stride 2 are four GEMMs each.
+    assert sd15.gemm_count == 2155 + 3 * 3
     billions = {phase: round(macs / 1e9, 1) for phase, macs in sd15.macs_by_phase().items()}
     assert billions == {"forward": 401.7, "grad_input": 431.5, "grad_weight": 0.0}
     by_class: Counter[str] = Counter()

@@ -46,6 +46,14 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
+def spread(image: np.ndarray, step: int) -> np.ndarray:
+    """An image [batch, height, width, channels] with its pixels `step` apart and zeros between."""
+    batch, height, width, channels = image.shape
+    apart = np.zeros((batch, (height - 1) * step + 1, (width - 1) * step + 1, channels), image.dtype)
+    apart[:, ::step, ::step] = image
+    return apart
+
+
 def by_reference(module: nn.Conv2d, x: Tensor, grad: Tensor, channel: bool) -> tuple[np.ndarray, np.ndarray]:
     """y and grad_x from the reference's quantize, gather_patches, gemm_int32 and epilogue alone."""
     weight, bias = module.weight.numpy(), None if module.bias is None else module.bias.numpy()
@@ -60,14 +68,16 @@ def by_reference(module: nn.Conv2d, x: Tensor, grad: Tensor, channel: bool) -> t
     image, scale = reference.quantize(pixels, Axis.TENSOR)
     size = (grad.shape[2], grad.shape[3])
     patches = reference.gather_patches(
-        image.reshape(batch, rows, cols, channels), size, (height, width), step, 1, (pad[0], pad[1])
+        image.reshape(batch, rows, cols, channels), size, (height, width), step, (pad[0], pad[1])
     )
     sums = reference.gemm_int32(patches, b)
     y = reference.epilogue(sums, Result.FLOAT32, scale_a=scale, scale_b=b_scale, bias=bias)
     gradient = grad.numpy().transpose(0, 2, 3, 1).reshape(-1, out)
     g, g_scale = reference.quantize(gradient, Axis.TENSOR, column_factor=b_scale if channel else None)
     back = (height - 1 - pad[0], width - 1 - pad[1])
-    patches = reference.gather_patches(g.reshape(batch, *size, out), (rows, cols), (height, width), 1, step, back)
+    patches = reference.gather_patches(
+        spread(g.reshape(batch, *size, out), step), (rows, cols), (height, width), 1, back
+    )
     flipped = b.reshape(height, width, channels, out)[::-1, ::-1].transpose(0, 1, 3, 2).reshape(-1, channels)
     sums = reference.gemm_int32(patches, flipped)
     grad_x = reference.epilogue(sums, Result.FLOAT32, scale_a=g_scale, scale_b=None if channel else b_scale)
@@ -118,10 +128,12 @@ def test_the_patches_are_formed_by_the_device() -> None:
     systolora.offload(module_in(module), targets="all", device=device)
     device.trace = lambda program, index, op: seen.append(op) if isinstance(op, Gemm) else None
     run(module, torch.randn(1, 4, 8, 8))
-    forward, backward = seen
+    forward, *backward = seen
     assert (forward.a_form, forward.b_form, forward.step) == (OperandA.PATCHES, OperandB.MATRIX, 2)
-    assert (backward.a_form, backward.b_form, backward.spread) == (OperandA.PATCHES, OperandB.REVERSED_BLOCKS, 2)
     assert (forward.m, forward.n, forward.k) == (16, 8, 9 * 16)
+    # Of 3 x 3 kernel positions with stride 2 each reaches the pixels of one parity: 1 + 2 + 2 + 4 of them.
+    assert {(op.a_form, op.b_form) for op in backward} == {(OperandA.PATCHES, OperandB.REVERSED_BLOCKS)}
+    assert [(op.m, op.n, op.k) for op in backward] == [(16, 4, taps * 16) for taps in (1, 2, 2, 4)]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -20,6 +20,7 @@ from systolora.offloading.attention import offloaded_attention
 from systolora.offloading.layer import OffloadedLayer
 from systolora.offloading.quantization import QuantizationConfig
 from systolora.offloading.session import Session
+from systolora.sim.cost.mapping import transposed_product
 from systolora.sim.csim.device import CsimDevice
 from systolora.sim.functional import reference
 from systolora.sim.functional.device import Device
@@ -187,11 +188,12 @@ def test_inputs_are_quantized_once_for_all_layers_that_they_feed() -> None:
 
 
 def plain(op: Gemm) -> tuple[object, ...]:
-    """What of a GEMM does not depend on where and how it runs."""
+    """What of a GEMM does not depend on where and how it runs, nor on the places of its operands."""
+    op = transposed_product(op) if op.scales_swapped else op
     names = ["m", "n", "k", "transpose_a", "transpose_b", "accumulate", "bias", "result", "a_form", "b_form"]
     if op.a_form == OperandA.PATCHES:
         names += ["image_height", "image_width", "channels", "out_height", "out_width", "kernel_height", "kernel_width"]
-        names += ["step", "spread", "pad_top", "pad_left"]
+        names += ["step", "pad_top", "pad_left", "block_row_step", "block_step"]
     # A vector of one scale is encoded as one scale.
     mode = ScaleMode.TENSOR if op.m == 1 else op.scale_a
     return (mode, *(getattr(op, name) for name in names))
@@ -214,3 +216,25 @@ def test_the_performance_model_counts_the_gemms_that_are_submitted(targets: str,
         expected[plain(distinct.gemm.op)] += distinct.count
     assert submitted - expected == Counter(), "submitted, but not in the model"
     assert expected - submitted == Counter(), "in the model, but not submitted"
+
+
+def test_the_bits_of_a_step_do_not_depend_on_the_board_s_tiling() -> None:
+    """Arrays for which the compiler exchanges the operands of other products, and cuts others in tiles."""
+    configs = (
+        ArrayConfig(rows=64, cols=64, bus_bytes=64),
+        ArrayConfig(rows=4, cols=8, input_bytes=8192, weight_bytes=16384, output_bytes=65536),
+    )
+    results, exchanged = [], []
+    for config in configs:
+        model, device, seen = unet(), EmulatorDevice(config), set()
+        systolora.offload(model, targets="all", device=device, attention_products=True)
+        device.trace = lambda program, index, op, seen=seen: (
+            seen.add((program.labels.get(index, ""), op.m, op.n))
+            if isinstance(op, Gemm) and op.scales_swapped
+            else None
+        )
+        results.append(step(model))
+        exchanged.append({(label.rpartition(": ")[2]) for label, _, _ in seen})
+    assert exchanged[0] != exchanged[1], exchanged
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])

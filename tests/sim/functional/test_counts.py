@@ -69,7 +69,7 @@ def patch_mask(op: Gemm) -> np.ndarray:
     images = op.m // (op.out_height * op.out_width)
     image = np.ones((images, op.image_height, op.image_width, op.channels), np.int8)
     out, kernel = (op.out_height, op.out_width), (op.kernel_height, op.kernel_width)
-    return reference.gather_patches(image, out, kernel, op.step, op.spread, (op.pad_top, op.pad_left)) == 1
+    return reference.gather_patches(image, out, kernel, op.step, (op.pad_top, op.pad_left)) == 1
 
 
 def some_config(rng: np.random.Generator) -> ArrayConfig:

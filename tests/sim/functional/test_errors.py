@@ -58,7 +58,7 @@ def good_quantize(device: EmulatorDevice) -> Quantize:
 PATCH = {
     "a_form": OperandA.PATCHES,
     **{"image_height": 2, "image_width": 4, "channels": 32, "out_height": 2, "out_width": 4},
-    **{"kernel_height": 1, "kernel_width": 1, "step": 1, "spread": 1},
+    **{"kernel_height": 1, "kernel_width": 1, "step": 1},
 }
 
 BAD_GEMMS: dict[str, tuple[ErrorCode, dict[str, object]]] = {
