@@ -87,6 +87,8 @@ constexpr uint32_t kPassClocks = kChain + kGroups;
 // theirs.
 constexpr uint32_t kLeadClocks = kRows - kPassClocks + 2;
 {% if config.output_stationary %}
+// The same for a band, whose finished sums pass the bands below it in a clock each.
+constexpr uint32_t kBandPassClocks = kChain + kBandGroups + (kBands - 1) + (kGroups - kBands * kBandGroups);
 constexpr uint32_t kBandLeadClocks = kBandRows - kChain - kBandGroups + 2;
 {% endif %}
 
@@ -108,7 +110,7 @@ inline ComputePlan compute_plan(const ComputeTile &tile)
 {% if config.output_stationary %}
     if (tile.output_stationary) {
         const uint32_t depth = whole_bands(tile.tile_k);
-        const uint32_t last = kBandLeadClocks + depth - kBandRows + kPassClocks;
+        const uint32_t last = kBandLeadClocks + depth - kBandRows + kBandPassClocks;
         row_blocks = divide_up(tile.tile_m, kStationaryRows);
         spacing = most(depth, kStationaryRows);
         end = last + kStationaryRows;

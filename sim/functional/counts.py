@@ -81,8 +81,9 @@ def array_time(config: ArrayConfig, dataflow: Dataflow, tile_m: int, tile_n: int
 
 def stationary_end(config: ArrayConfig) -> int:
     """Array clocks of an output-stationary tile besides those in which k enters its last block."""
-    below = config.groups - config.band_rows // config.chain
-    return below + config.stationary_rows + 2
+    bands = config.stationary_rows // config.band_rows
+    rest = config.groups - config.stationary_rows // config.chain
+    return config.stationary_rows + bands + rest + 1
 
 
 def tile_steps(op: Gemm) -> Iterator[TileStep]:
