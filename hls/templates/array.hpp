@@ -45,9 +45,9 @@ constexpr int kMostSkew = kGroups + kChain - 2;
 
 // What reaches the columns in one clock.
 struct ArrayWord {
-    data_t activation[kRows];
-    bool swap[kRows];
-    bool load[kRows];
+    lane_t activation[kRows];
+    flag_t swap[kRows];
+    flag_t load[kRows];
 {% if config.output_stationary %}
     bool output_stationary;
     bool first[kBands];
@@ -86,6 +86,11 @@ struct PassingWord {
 constexpr int kBandHeld = kBandRows - kBandGroups + 1;
 constexpr int kWaitingWords = (kBands - 1) * kBandHeld + 1;
 constexpr int kWaitingWeights = (kBands - 1) * (kBandRows + 1) + 1;
+
+// The sums of all bands that pass the first adder of each in the same clock.
+struct BandSums {
+    acc_t lane[2][kBands];
+};
 
 // An activation word that waits for its band.
 struct WaitingWord {
@@ -247,17 +252,22 @@ constexpr int32_t kChainStart = (1 << (kPackedOffset - 1)) - 1;
 static_assert(kChain * 128 * 128 + kChainStart < (1 << kPackedOffset) && kChainStart >= kChain * 128 * 127,
               "the low sum of a chain keeps to its bits");
 
-// Adds one column's sum of a complete chain. The low one is field - kChainStart, which is minus the field with its lower
-// 17 bits inverted as a signed number; so adding it is one subtraction, and inverting bits costs it nothing.
-inline void add_chain(const acc_t &base, const chain_t &chain, int column, acc_t &total)
+// Adds one column's sums of the complete chains. The low ones are field - kChainStart, which is minus the field with its
+// lower 17 bits inverted, as a signed number; so adding it is one subtraction, and inverting bits costs it nothing.
+inline void add_chains(const acc_t base[kGroups], const chain_t complete[kGroups], int column, acc_t total[kGroups])
 {
 #pragma HLS INLINE
-    if (column == 0) {
-        const uint32_t field = uint32_t(chain) * (1u << (32 - kPackedOffset));
-        const int32_t inverted = int32_t(field ^ uint32_t(kChainStart) * (1u << (32 - kPackedOffset)));
-        total = base - acc_t(inverted >> (32 - kPackedOffset));
-    } else {
-        total = base + acc_t(chain >> kPackedOffset);
+    constexpr uint32_t above = 1u << (32 - kPackedOffset);  // a factor that shifts the field to the top of a word
+groups:
+    for (int g = 0; g < kGroups; ++g) {
+#pragma HLS UNROLL
+        if (column == 0) {
+            const uint32_t field = uint32_t(complete[g]) * above;
+            const int32_t inverted = int32_t(field ^ uint32_t(kChainStart) * above);
+            total[g] = base[g] - acc_t(inverted >> (32 - kPackedOffset));
+        } else {
+            total[g] = base[g] + acc_t(complete[g] >> kPackedOffset);
+        }
     }
 }
 
@@ -278,80 +288,123 @@ inline void array_columns(const ArrayWord &word, const ChainWeights &weights, Ch
 #pragma HLS ARRAY_PARTITION variable=sum type=complete dim=1
 #pragma HLS ARRAY_PARTITION variable=moving type=complete dim=0
 {% if config.output_stationary %}
-    static acc_t standing[2][kBands][kBandHeld];  // a band's sums, the oldest last
-#pragma HLS ARRAY_PARTITION variable=standing type=complete dim=0
+    static BandSums standing[kBandHeld];  // [kBandHeld - 1] are the oldest
+#pragma HLS AGGREGATE variable=standing compact=bit
+#pragma HLS ARRAY_PARTITION variable=standing type=complete dim=1
+    BandSums newest;
 {% endif %}
+    chain_t complete[kGroups];
+#pragma HLS ARRAY_PARTITION variable=complete type=complete dim=1
+groups:
+    for (int g = 0; g < kGroups; ++g) {
+#pragma HLS UNROLL
+        complete[g] = sum[g == kGroups - 1 ? kRows - 1 : g * kChain + kChain - 1];
+    }
 columns:
     for (int c = 0; c < kColumns; ++c) {
 #pragma HLS UNROLL
-{% if config.output_stationary %}
-        acc_t round[kBands];
-{% endif %}
-        // From bottom to top: each group must see what the one above held before this clock.
-    groups:
-        for (int g = kGroups - 1; g >= 0; --g) {
+        // What each group sees of the one above: what that held before this clock.
+        acc_t above[kGroups];
+        acc_t base[kGroups];
+        acc_t total[kGroups];
+#pragma HLS ARRAY_PARTITION variable=above type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=base type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=total type=complete dim=1
+    bases:
+        for (int g = 0; g < kGroups; ++g) {
 #pragma HLS UNROLL
-            const chain_t &complete = sum[g == kGroups - 1 ? kRows - 1 : (g + 1) * kChain - 1];
-            acc_t total;
-{% if config.output_stationary %}
-            const int band = g / kBandGroups;
-            const bool begins = band < kBands && g == band * kBandGroups;
-            const bool ends = band >= kBands || g + 1 == (band + 1) * kBandGroups;
-            acc_t base = moving[c][g];
-            if (begins && word.output_stationary) {
-                base = word.first[band] ? acc_t(0) : standing[c][band][kBandHeld - 1];
-            }
-            add_chain(base, complete, c, total);
-            if (ends && band < kBands) {
-                round[band] = total;
-            }
-            // Sums of the bands above pass by while this band keeps its own.
-            const bool passes = ends && word.output_stationary && (band >= kBands || !word.last[band]);
-            moving[c][g + 1] = passes ? moving[c][band * kBandGroups] : total;
-{% else %}
-            add_chain(moving[c][g], complete, c, total);
-            moving[c][g + 1] = total;
-{% endif %}
+            above[g] = moving[c][g];
+            base[g] = moving[c][g];
         }
 {% if config.output_stationary %}
-    bands:
+    begins:
         for (int b = 0; b < kBands; ++b) {
 #pragma HLS UNROLL
-        shifts:
-            for (int i = kBandHeld - 1; i > 0; --i) {
-#pragma HLS UNROLL
-                standing[c][b][i] = standing[c][b][i - 1];
+            if (word.output_stationary) {
+                base[b * kBandGroups] = word.first[b] ? acc_t(0) : standing[kBandHeld - 1].lane[c][b];
             }
-            standing[c][b][0] = round[b];
+        }
+{% endif %}
+        add_chains(base, complete, c, total);
+    moves:
+        for (int g = 0; g < kGroups; ++g) {
+#pragma HLS UNROLL
+            moving[c][g + 1] = total[g];
+        }
+{% if config.output_stationary %}
+        // Sums of the bands above pass by while a band keeps its own, and by the rows below the last band.
+    ends:
+        for (int b = 0; b < kBands; ++b) {
+#pragma HLS UNROLL
+            if (word.output_stationary && !word.last[b]) {
+                moving[c][(b + 1) * kBandGroups] = above[b * kBandGroups];
+            }
+            newest.lane[c][b] = total[(b + 1) * kBandGroups - 1];
+        }
+    rest:
+        for (int g = kBands * kBandGroups; g < kGroups; ++g) {
+#pragma HLS UNROLL
+            if (word.output_stationary) {
+                moving[c][g + 1] = above[g];
+            }
         }
 {% endif %}
         bottom.lane[c] = moving[c][kGroups];
     }
-chain:
-    for (int r = kRows - 1; r >= 0; --r) {
+{% if config.output_stationary %}
+    if (word.output_stationary) {
+    rounds:
+        for (int i = kBandHeld - 1; i > 0; --i) {
 #pragma HLS UNROLL
-        chain_t begun = kChainStart;
-        if (r - r / kChain * kChain != 0) {
-            begun = sum[r - 1];
+            standing[i] = standing[i - 1];
         }
-        sum[r] = begun + word.activation[r] * active[r];
+        standing[0] = newest;
+    }
+{% endif %}
+    chain_t begun[kRows];
+#pragma HLS ARRAY_PARTITION variable=begun type=complete dim=1
+chain:
+    for (int r = 0; r < kRows; ++r) {
+#pragma HLS UNROLL
+        begun[r] = kChainStart;
+        if (r - r / kChain * kChain != 0) {
+            begun[r] = sum[r - 1];
+        }
+    }
+products:
+    for (int r = 0; r < kRows; ++r) {
+#pragma HLS UNROLL
+        const factor_t activation = word.activation[r];
+        sum[r] = begun[r] + activation * active[r];
     }
 swaps:
     for (int r = 0; r < kRows; ++r) {
 #pragma HLS UNROLL
-        active[r] = word.swap[r] ? shadow[r] : active[r];
+        const packed_weight_t waiting = shadow[r];
+        const packed_weight_t stationary = active[r];
+        active[r] = word.swap[r] ? waiting : stationary;
     }
-loads:
-    for (int r = 0; r < kRows; ++r) {
-#pragma HLS UNROLL
 {% if config.output_stationary %}
-        const int band = r / kBandRows < kBands ? r / kBandRows : kBands;
+bands:
+    for (int b = 0; b <= kBands; ++b) {
+#pragma HLS UNROLL
+        const int first = b * kBandRows;
+        const int end = b < kBands ? first + kBandRows : kRows;
 {% else %}
-        const int band = 0;
+bands:
+    for (int b = 0; b < 1; ++b) {
+#pragma HLS UNROLL
+        const int first = 0;
+        const int end = kRows;
 {% endif %}
         // A factor, not a shift: C++14 leaves the left shift of a negative number undefined.
-        const packed_weight_t packed = weights.lane[band][1] * (1 << kPackedOffset) + weights.lane[band][0];
-        shadow[r] = word.load[r] ? packed : shadow[r];
+        const packed_weight_t packed = weights.lane[b][1] * (1 << kPackedOffset) + weights.lane[b][0];
+    loads:
+        for (int r = first; r < end; ++r) {
+#pragma HLS UNROLL
+            const packed_weight_t waiting = shadow[r];
+            shadow[r] = word.load[r] ? packed : waiting;
+        }
     }
 }
 

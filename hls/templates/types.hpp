@@ -12,12 +12,18 @@
 #ifdef SYSTOLORA_NATIVE
 typedef int8_t data_t;
 typedef int32_t acc_t;
-typedef int64_t packed_weight_t;
+typedef int32_t lane_t;
+typedef int64_t factor_t;
+typedef int32_t flag_t;  // as wide as what it selects: compilers make vector code of that
+typedef int32_t packed_weight_t;
 typedef int64_t chain_t;
 #else
 #include <ap_int.h>
 typedef ap_int<8> data_t;
 typedef ap_int<32> acc_t;
+typedef ap_int<8> lane_t;
+typedef ap_int<8> factor_t;
+typedef bool flag_t;
 typedef ap_int<27> packed_weight_t;  // two weights as one factor: the A port of a DSP48E2
 typedef ap_int<48> chain_t;          // the P port of a DSP48E2
 #endif
