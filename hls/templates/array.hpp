@@ -87,9 +87,10 @@ constexpr int kBandHeld = kBandRows - kBandGroups + 1;
 constexpr int kWaitingWords = (kBands - 1) * kBandHeld + 1;
 constexpr int kWaitingWeights = (kBands - 1) * (kBandRows + 1) + 1;
 
-// The sums of all bands that pass the first adder of each in the same clock.
+// A sum of each column and band.
+template <int kColumns>
 struct BandSums {
-    acc_t lane[2][kBands];
+    acc_t lane[kColumns][kBands];
 };
 
 // An activation word that waits for its band.
@@ -151,22 +152,22 @@ inline void stagger_weights(const WeightWord &weight, bool output_stationary, We
 #pragma HLS AGGREGATE variable=weight compact=bit
 #pragma HLS AGGREGATE variable=words compact=bit
 #pragma HLS ARRAY_PARTITION variable=words type=complete dim=1
-    static WeightWord waiting[kWaitingWeights];
-#pragma HLS AGGREGATE variable=waiting compact=bit
-#pragma HLS ARRAY_PARTITION variable=waiting type=complete dim=1
+    static WeightWord delayed[kWaitingWeights];
+#pragma HLS AGGREGATE variable=delayed compact=bit
+#pragma HLS ARRAY_PARTITION variable=delayed type=complete dim=1
     if (output_stationary) {
     waits:
         for (int d = kWaitingWeights - 1; d > 0; --d) {
 #pragma HLS UNROLL
-            waiting[d] = waiting[d - 1];
+            delayed[d] = delayed[d - 1];
         }
-        waiting[0] = weight;
+        delayed[0] = weight;
     }
 bands:
     for (int b = 0; b < kBands; ++b) {
 #pragma HLS UNROLL
         if (output_stationary) {
-            words[b] = waiting[b * (kBandRows + 1)];
+            words[b] = delayed[b * (kBandRows + 1)];
         } else {
             words[b] = weight;
         }
@@ -281,17 +282,17 @@ inline void array_columns(const ArrayWord &word, const ChainWeights &weights, Ch
 #pragma HLS AGGREGATE variable=weights compact=bit
     static packed_weight_t shadow[kRows];
     static packed_weight_t active[kRows];
-    static chain_t sum[kRows];               // the products of a row and of those above it in its group
-    static acc_t moving[2][kGroups + 1];     // [g + 1] leaves group g; [0] stays zero
+    static chain_t sum[kRows];                   // the products of a row and of those above it in its group
+    static acc_t moving[kColumns][kGroups + 1];  // [g + 1] leaves group g; [0] stays zero
 #pragma HLS ARRAY_PARTITION variable=shadow type=complete dim=1
 #pragma HLS ARRAY_PARTITION variable=active type=complete dim=1
 #pragma HLS ARRAY_PARTITION variable=sum type=complete dim=1
 #pragma HLS ARRAY_PARTITION variable=moving type=complete dim=0
 {% if config.output_stationary %}
-    static BandSums standing[kBandHeld];  // [kBandHeld - 1] are the oldest
+    static BandSums<kColumns> standing[kBandHeld];  // [kBandHeld - 1] are the oldest
 #pragma HLS AGGREGATE variable=standing compact=bit
 #pragma HLS ARRAY_PARTITION variable=standing type=complete dim=1
-    BandSums newest;
+    BandSums<kColumns> newest;
 {% endif %}
     chain_t complete[kGroups];
 #pragma HLS ARRAY_PARTITION variable=complete type=complete dim=1
