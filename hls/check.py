@@ -115,6 +115,8 @@ def _check_gemm(config: ArrayConfig, around: Surroundings, op: Gemm, previous: I
 def _gemm_fields(config: ArrayConfig, op: Gemm) -> ErrorCode:
     if not abs(op.alpha) < float("inf"):
         return ErrorCode.BAD_FIELD
+    if op.dataflow == Dataflow.OUTPUT_STATIONARY and not config.output_stationary:
+        return ErrorCode.BAD_FIELD
     if op.result == Result.INT32 and (op.scale_a or op.scale_b or op.bias):
         return ErrorCode.BAD_FIELD
     if op.a_form == OperandA.PATCHES and op.transpose_a:
@@ -154,10 +156,10 @@ def _gemm_tiles(config: ArrayConfig, op: Gemm) -> ErrorCode:
 
 
 def input_words(config: ArrayConfig, dataflow: Dataflow, tile_m: int, tile_k: int) -> int:
-    """Words of the input memory that an A tile takes: lanes run along k (weight-stationary) or m (output-stationary)."""
+    """Words of the input memory that an A tile takes: blocks of k (weight-stationary), or of m in whole bands of k."""
     if dataflow == Dataflow.WEIGHT_STATIONARY:
         return -(-tile_k // config.rows) * tile_m
-    return -(-tile_m // config.rows) * tile_k
+    return -(-tile_m // config.stationary_rows) * round_up(tile_k, config.band_rows)
 
 
 def weight_words(config: ArrayConfig, tile_n: int, length: int) -> int:

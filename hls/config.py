@@ -24,6 +24,9 @@ MAX_K = 131_071
 MAX_MEMORY_WORDS = 65_536
 """Most words in one half of a memory: an on-chip address has 16 bits, and the clocks of a tile fit 32."""
 
+DATAFLOWS = (("ws",), ("os", "ws"))
+"""What hardware can be built for. Output-stationary is an addition to the weight-stationary array, so alone it saves nothing."""
+
 MIN_TILE_CLOCKS = 8
 """A partial sum is revisited no sooner than this many clocks: the read-add-write latency of the output memory."""
 
@@ -43,6 +46,7 @@ class ArrayConfig:
         bus_bytes: width of one device memory word, in bytes (16 = 128 bit, the native width of Zynq UltraScale+ HP ports).
         clock_mhz: requested clock of the array.
         packed_dsp: two INT8 products in one DSP48E2 (they share the activation).
+        dataflows: what the hardware is built for: ("ws",), or ("os", "ws") at the price of about half as many LUTs again.
         part: FPGA part number, or "" for a configuration that is only simulated.
         board: preset name, or "".
         dram_gbps: bandwidth that device memory sustains in 10**9 bytes a second, for the performance model.
@@ -57,6 +61,7 @@ class ArrayConfig:
     bus_bytes: int = 16
     clock_mhz: float = 200.0
     packed_dsp: bool = True
+    dataflows: tuple[str, ...] = ("os", "ws")
     part: str = ""
     board: str = ""
     dram_gbps: float = 19.2
@@ -95,6 +100,45 @@ class ArrayConfig:
         """Lanes of a weight memory word that one bus word can fill."""
         return gcd(self.bus_bytes, self.cols)
 
+    @property
+    def output_stationary(self) -> bool:
+        """Whether the hardware has the output-stationary dataflow."""
+        return "os" in self.dataflows
+
+    @property
+    def chain(self) -> int:
+        """Rows whose products are summed inside their DSPs: as many as are exact with two products in one, a power of two."""
+        return _chain(self.rows)
+
+    @property
+    def groups(self) -> int:
+        """Chains in a column of the array; the last may be shorter."""
+        return -(-self.rows // self.chain)
+
+    @property
+    def chain_columns(self) -> int:
+        """Columns that share a chain."""
+        return 2 if self.packed_dsp else 1
+
+    @property
+    def band_rows(self) -> int:
+        """Rows of the array that work on the same rows of C, output-stationary: k enters by so many values at a time.
+
+        A power of two: at least a chain and a segment of the input memory; 16 if they divide the rows, because a shift register of
+        16 words takes no more LUTs than one of 8.
+        """
+        return _band_rows(self.rows, self.bus_bytes)
+
+    @property
+    def pass_clocks(self) -> int:
+        """Array clocks from an activation word at the edge to its sums at the bottom: a chain, and an adder a group."""
+        return self.chain + self.groups
+
+    @property
+    def stationary_rows(self) -> int:
+        """Rows of C that are in the array at once, output-stationary."""
+        return self.rows // self.band_rows * self.band_rows
+
     @cached_property
     def fingerprint(self) -> int:
         """32-bit hash of all that changes what the hardware does; readable from the hardware."""
@@ -128,6 +172,11 @@ def _check(config: ArrayConfig) -> None:
         raise ConfigError(
             f"bus_bytes = {config.bus_bytes}: allowed are 4, 8, 16, 32 and 64 (16 is the width of a PS port)"
         )
+    if config.dataflows not in DATAFLOWS:
+        raise ConfigError(
+            f"dataflows = {config.dataflows!r}: allowed are {' and '.join(','.join(each) for each in DATAFLOWS)}; "
+            f"output-stationary alone would save nothing"
+        )
     faults = [
         fault
         for name, (unit, least) in _memory_units(config.rows, config.cols, config.bus_bytes).items()
@@ -150,7 +199,20 @@ def _memory_units(rows: int, cols: int, bus_bytes: int) -> dict[str, tuple[int, 
         unit = 2 * element * lanes
         # A tile of bus_bytes x bus_bytes must fit one half, or a GEMM that is larger could not be tiled at all.
         units[f"{name}_bytes"] = (unit, unit * max(16, -(-bus_bytes // lanes) * bus_bytes))
+    # Output-stationary, A's tile takes whole bands of rows and of k.
+    band = _band_rows(rows, bus_bytes)
+    words = -(-bus_bytes // (rows // band * band)) * -(-bus_bytes // band) * band
+    unit, least = units["input_bytes"]
+    units["input_bytes"] = (unit, max(least, unit * words))
     return units
+
+
+def _chain(rows: int) -> int:
+    return 8 if rows >= 8 else 4
+
+
+def _band_rows(rows: int, bus_bytes: int) -> int:
+    return max(_chain(rows), gcd(rows, max(16, bus_bytes)))
 
 
 def _memory_fault(name: str, value: int, unit: int, least: int) -> str:

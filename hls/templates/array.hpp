@@ -1,13 +1,21 @@
 // The systolic array: kRows x kCols PEs. One call of array_step is one clock.
 //
-// A PE has an active weight, a shadow weight, an accumulator and a moving sum. They stand here row by row, as words of
-// kCols lanes, and a row is the unit that is synthesized: three small functions, each built kRows times, instead of one
-// flat function of kRows * kCols multiply-accumulates that no scheduler can handle.
+// The rows of a column are cut into groups of kChain, and a group is a chain of DSPs: each multiplies its activation by
+// its weight and adds the sum that its neighbour above had in the clock before, so no sum leaves the DSPs inside a
+// group. Two neighbouring columns share a chain (kPackedDsp). Behind each group stands one 32-bit adder a column.
+// Weight-stationary it adds the sums of the group above, and so on down the column.
+{% if config.output_stationary %}
+// Output-stationary kBandRows rows, one or several groups, are a band. It works on as many rows of C, whose sums stand
+// in a shift register beside it and come round once for every kBandRows values of k. The bands stand one behind the
+// other in time, so that their finished sums leave through the same registers, a word a clock.
+{% endif %}
 //
-// What II = 1 rests on: array_weights and array_sums keep state and finish within a clock, for the next clock needs it;
-// no state word depends on its own last value by more than one 32-bit addition. array_products keeps no state and takes
-// as many pipeline stages as the frequency asks for. In one function with the sums, those stages would separate a sum
-// from the next. A state word is read before it is written: the other order would cost a clock of its own.
+// The unit that is synthesized is one chain of columns with all its rows: small enough for a scheduler, and with
+// multiplication, addition and registers in one scope, as DSP blocks are inferred from. What all columns share, the
+// activations with their delays and the controls that travel with them, is computed once, at the edge.
+//
+// What II = 1 rests on: nothing depends on its own last value by more than a wire or one 32-bit addition, and every
+// value that goes from register to register is read before it is written.
 
 #ifndef SYSTOLORA_ARRAY_HPP
 #define SYSTOLORA_ARRAY_HPP
@@ -19,109 +27,397 @@
 
 // What the array does in one clock.
 struct ArrayControl {
+{% if config.output_stationary %}
     bool output_stationary;  // which of the two dataflows
-    int16_t load_row;        // the row whose shadow weights take this clock's weight word, or -1
-    bool swap;               // shadow weights become active; moves down with the activation word
-    bool first;              // output-stationary: the sums start from zero
-    bool last;               // output-stationary: the sums are complete and leave
+{% endif %}
+    bool load;  // the weight word is for the first row, the words that follow it for the rows below
+    bool swap;  // shadow weights become active, row by row just ahead of the activation word that came with it
+{% if config.output_stationary %}
+    bool first;  // output-stationary: sums begin with this activation word
+    bool last;   // output-stationary: sums are complete with it and leave
+{% endif %}
 };
 
-// The products of one row.
-struct ProductWord {
-    product_t lane[kCols];
+// Row r is in group r / kChain. The rows of a shorter last group stand at the end of its chain, so that all chains end
+// after the same number of clocks. A row's skew is the number of clocks that an activation needs to reach it.
+constexpr int kLastPad = kGroups * kChain - kRows;
+constexpr int kMostSkew = kGroups + kChain - 2;
+
+// What reaches the columns in one clock.
+struct ArrayWord {
+    lane_t activation[kRows];
+    flag_t swap[kRows];
+    flag_t load[kRows];
+{% if config.output_stationary %}
+    bool output_stationary;
+    bool first[kBands];
+    bool last[kBands];
+{% endif %}
 };
+
+// The weight word of this clock for one chain: {{ "of each band, a lane" if config.output_stationary else "a lane" }} for each of its columns.
+struct ChainWeights {
+{% if config.output_stationary %}
+    data_t lane[kBands + 1][2];  // [kBands]: the rows below the last band
+{% else %}
+    data_t lane[1][2];
+{% endif %}
+};
+
+// The sums that leave a chain's columns at the bottom.
+struct ChainSums {
+    acc_t lane[2];
+};
+
+// An activation word on its way to the rows, and the controls that came with it.
+struct PassingWord {
+    data_t lane[kRows];
+    bool swap[kGroups];
+{% if config.output_stationary %}
+    bool first[kBands];
+    bool last[kBands];
+{% endif %}
+};
+
+{% if config.output_stationary %}
+// A band's sums are kBandHeld clocks on their way round, besides those from group to group inside it. Each band is
+// behind the one above by so much that its sums leave right after that one's: by kBandHeld clocks and the groups' skew
+// for activations, by kBandRows + 1 for weights.
+constexpr int kBandHeld = kBandRows - kBandGroups + 1;
+constexpr int kWaitingWords = (kBands - 1) * kBandHeld + 1;
+constexpr int kWaitingWeights = (kBands - 1) * (kBandRows + 1) + 1;
+
+// A sum of each column and band.
+template <int kColumns>
+struct BandSums {
+    acc_t lane[kColumns][kBands];
+};
+
+// An activation word that waits for its band.
+struct WaitingWord {
+    InputWord input;
+    bool swap;
+    bool first;
+    bool last;
+};
+
+// Output-stationary: what enters the bands in this clock, each some clocks behind the one above it.
+inline void array_stagger(const InputWord &input, const ArrayControl &control, PassingWord &entering)
+{
+#pragma HLS INLINE off
+#pragma HLS PIPELINE II=1
+#pragma HLS AGGREGATE variable=input compact=bit
+#pragma HLS AGGREGATE variable=entering compact=bit
+    static WaitingWord waiting[kWaitingWords];
+#pragma HLS AGGREGATE variable=waiting compact=bit
+#pragma HLS ARRAY_PARTITION variable=waiting type=complete dim=1
+    if (control.output_stationary) {
+    waits:
+        for (int d = kWaitingWords - 1; d > 0; --d) {
+#pragma HLS UNROLL
+            waiting[d] = waiting[d - 1];
+        }
+        waiting[0].input = input;
+        waiting[0].swap = control.swap;
+        waiting[0].first = control.first;
+        waiting[0].last = control.last;
+    }
+groups:
+    for (int g = 0; g < kGroups; ++g) {
+#pragma HLS UNROLL
+        // Rows below the last band take part in weight-stationary products only.
+        const int band = g / kBandGroups;
+        const bool late = control.output_stationary && band < kBands;
+        const int delay = band < kBands ? band * kBandHeld : 0;
+        entering.swap[g] = late ? waiting[delay].swap : control.swap;
+    rows:
+        for (int r = g * kChain; r < (g + 1) * kChain && r < kRows; ++r) {
+#pragma HLS UNROLL
+            entering.lane[r] = late ? waiting[delay].input.lane[r] : input.lane[r];
+        }
+    }
+bands:
+    for (int b = 0; b < kBands; ++b) {
+#pragma HLS UNROLL
+        entering.first[b] = waiting[b * kBandHeld].first;
+        entering.last[b] = waiting[b * kBandHeld].last;
+    }
+}
+
+// The weight word of this clock for each band.
+inline void stagger_weights(const WeightWord &weight, bool output_stationary, WeightWord words[kBands + 1])
+{
+#pragma HLS INLINE off
+#pragma HLS PIPELINE II=1
+#pragma HLS AGGREGATE variable=weight compact=bit
+#pragma HLS AGGREGATE variable=words compact=bit
+#pragma HLS ARRAY_PARTITION variable=words type=complete dim=1
+    static WeightWord delayed[kWaitingWeights];
+#pragma HLS AGGREGATE variable=delayed compact=bit
+#pragma HLS ARRAY_PARTITION variable=delayed type=complete dim=1
+    if (output_stationary) {
+    waits:
+        for (int d = kWaitingWeights - 1; d > 0; --d) {
+#pragma HLS UNROLL
+            delayed[d] = delayed[d - 1];
+        }
+        delayed[0] = weight;
+    }
+bands:
+    for (int b = 0; b < kBands; ++b) {
+#pragma HLS UNROLL
+        if (output_stationary) {
+            words[b] = delayed[b * (kBandRows + 1)];
+        } else {
+            words[b] = weight;
+        }
+    }
+    words[kBands] = weight;
+}
+{% endif %}
+
+// The edge of the array: activations, swaps and loads as they reach the rows.
+inline void array_edge(const InputWord &input, const ArrayControl &control, ArrayWord &word)
+{
+#pragma HLS INLINE off
+#pragma HLS PIPELINE II=1
+#pragma HLS AGGREGATE variable=input compact=bit
+#pragma HLS AGGREGATE variable=word compact=bit
+    static PassingWord passing[kMostSkew + {{ "3" if config.output_stationary else "2" }}];  // [d] entered d clocks ago
+    static bool loading[kRows];
+#pragma HLS AGGREGATE variable=passing compact=bit
+#pragma HLS ARRAY_PARTITION variable=passing type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=loading type=complete dim=1
+passes:
+    for (int d = kMostSkew + {{ "2" if config.output_stationary else "1" }}; d > 0; --d) {
+#pragma HLS UNROLL
+        passing[d] = passing[d - 1];
+    }
+{% if config.output_stationary %}
+    static bool holding[kBands + 1];
+#pragma HLS ARRAY_PARTITION variable=holding type=complete dim=1
+    array_stagger(input, control, passing[0]);
+    word.output_stationary = control.output_stationary;
+bands:
+    for (int b = 0; b < kBands; ++b) {
+#pragma HLS UNROLL
+        // The adders take a chain's sum one clock after the last of its rows has added to it.
+        word.first[b] = passing[b * kBandGroups + kChain + 1].first[b];
+        word.last[b] = passing[(b + 1) * kBandGroups + kChain].last[b];
+    }
+{% else %}
+entrance:
+    for (int r = 0; r < kRows; ++r) {
+#pragma HLS UNROLL
+        passing[0].lane[r] = input.lane[r];
+    }
+groups:
+    for (int g = 0; g < kGroups; ++g) {
+#pragma HLS UNROLL
+        passing[0].swap[g] = control.swap;
+    }
+{% endif %}
+rows:
+    for (int r = kRows - 1; r >= 0; --r) {
+#pragma HLS UNROLL
+        const int group = r / kChain;
+        const int skew = r - group * kChain + (group == kGroups - 1 ? kLastPad : 0) + group;
+        // A weight becomes active one clock before its first activation.
+        word.swap[r] = passing[skew].swap[group];
+        word.activation[r] = passing[skew + 1].lane[r];
+        // The load goes down a row a clock{{ ", and from band to band in two if output-stationary" if config.output_stationary }}.
+        bool load = control.load;
+        if (r > 0) {
+            load = loading[r - 1];
+        }
+{% if config.output_stationary %}
+        if (r > 0 && r - r / kBandRows * kBandRows == 0) {
+            const bool held = holding[r / kBandRows];
+            holding[r / kBandRows] = load;
+            load = control.output_stationary ? held : load;
+        }
+{% endif %}
+        loading[r] = load;
+        word.load[r] = load;
+    }
+}
 
 // Two products in one DSP48E2: activation * (weight1 * 2^18 + weight0). The packed weights fill its A port of 27 bits.
 constexpr int kPackedOffset = 18;
-#ifdef SYSTOLORA_NATIVE
-typedef int64_t packed_weight_t;
-typedef int64_t packed_product_t;
-#else
-typedef ap_int<27> packed_weight_t;
-typedef ap_int<35> packed_product_t;
-#endif
 
-// Exact for all 2^24 operand triples. product0 is the low half as a signed number. A negative product0 has borrowed one
-// from product1; the bit below product1 is then set, and adding that bit gives the one back.
-inline void multiply_pair(data_t activation, data_t weight0, data_t weight1, product_t &product0, product_t &product1)
+// What a chain starts from. Eight products of -128 .. 127 add up to something in -8 * 128 * 127 .. 8 * 128 * 128, which
+// is -130,048 .. 131,072; with kChainStart to 1,023 .. 2^18 - 1. So the low 18 bits of a chain never borrow from, nor
+// carry into, the bits above: both sums of a chain are exact for all operands, -128 included. (Proof for a chain; nine
+// rows would not fit, nor would a start of 2^17.)
+constexpr int32_t kChainStart = (1 << (kPackedOffset - 1)) - 1;
+static_assert(kChain * 128 * 128 + kChainStart < (1 << kPackedOffset) && kChainStart >= kChain * 128 * 127,
+              "the low sum of a chain keeps to its bits");
+
+// Adds one column's sums of the complete chains. The low ones are field - kChainStart, which is minus the field with its
+// lower 17 bits inverted, as a signed number; so adding it is one subtraction, and inverting bits costs it nothing.
+inline void add_chains(const acc_t base[kGroups], const chain_t complete[kGroups], int column, acc_t total[kGroups])
 {
 #pragma HLS INLINE
-    // A factor, not a shift: C++14 leaves the left shift of a negative number undefined.
-    const packed_weight_t weights = weight1 * (1 << kPackedOffset) + weight0;
-    const packed_product_t both = activation * weights;
-    product0 = product_t(both);
-    product1 = product_t(both >> kPackedOffset) + product_t((both >> (kPackedOffset - 1)) & 1);
-}
-
-// One activation times the weights of its row. Of an odd number of columns the last has a multiplier for itself.
-inline void array_products(data_t activation, const WeightWord &weights, ProductWord &products)
-{
-#pragma HLS INLINE off
-#pragma HLS PIPELINE II=1
-#pragma HLS AGGREGATE variable=weights compact=bit
-#pragma HLS AGGREGATE variable=products compact=bit
-    constexpr int paired = kPackedDsp ? kCols / 2 * 2 : 0;
-pairs:
-    for (int c = 0; c < paired; c += 2) {
+    constexpr uint32_t above = 1u << (32 - kPackedOffset);  // a factor that shifts the field to the top of a word
+groups:
+    for (int g = 0; g < kGroups; ++g) {
 #pragma HLS UNROLL
-        multiply_pair(activation, weights.lane[c], weights.lane[c + 1], products.lane[c], products.lane[c + 1]);
-    }
-singles:
-    for (int c = paired; c < kCols; ++c) {
-#pragma HLS UNROLL
-        products.lane[c] = activation * weights.lane[c];
+        if (column == 0) {
+            const uint32_t field = uint32_t(complete[g]) * above;
+            const int32_t inverted = int32_t(field ^ uint32_t(kChainStart) * above);
+            total[g] = base[g] - acc_t(inverted >> (32 - kPackedOffset));
+        } else {
+            total[g] = base[g] + acc_t(complete[g] >> kPackedOffset);
+        }
     }
 }
 
-// Chooses the weights that one row multiplies with in this clock, and moves its weight registers on.
-inline void array_weights(const WeightWord &word, bool output_stationary, bool swap, bool load, WeightWord &active,
-                          WeightWord &shadow, WeightWord &weights)
+// One clock of the columns that share a chain: kFirst, and if there are two, the next one.
+template <int kFirst, int kColumns>
+inline void array_columns(const ArrayWord &word, const ChainWeights &weights, ChainSums &bottom)
 {
 #pragma HLS INLINE off
 #pragma HLS PIPELINE II=1
-#pragma HLS LATENCY max=1
 #pragma HLS AGGREGATE variable=word compact=bit
-#pragma HLS AGGREGATE variable=active compact=bit
-#pragma HLS AGGREGATE variable=shadow compact=bit
 #pragma HLS AGGREGATE variable=weights compact=bit
-columns:
-    for (int c = 0; c < kCols; ++c) {
+    static packed_weight_t shadow[kRows];
+    static packed_weight_t active[kRows];
+    static chain_t sum[kRows];                   // the products of a row and of those above it in its group
+    static acc_t moving[kColumns][kGroups + 1];  // [g + 1] leaves group g; [0] stays zero
+#pragma HLS ARRAY_PARTITION variable=shadow type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=active type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=sum type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=moving type=complete dim=0
+{% if config.output_stationary %}
+    static BandSums<kColumns> standing[kBandHeld];  // [kBandHeld - 1] are the oldest
+#pragma HLS AGGREGATE variable=standing compact=bit
+#pragma HLS ARRAY_PARTITION variable=standing type=complete dim=1
+    BandSums<kColumns> newest;
+{% endif %}
+    chain_t complete[kGroups];
+#pragma HLS ARRAY_PARTITION variable=complete type=complete dim=1
+groups:
+    for (int g = 0; g < kGroups; ++g) {
 #pragma HLS UNROLL
-        const data_t waiting = shadow.lane[c];
-        const data_t stationary = swap ? waiting : active.lane[c];
-        active.lane[c] = stationary;
-        shadow.lane[c] = load ? word.lane[c] : waiting;
-        weights.lane[c] = output_stationary ? word.lane[c] : stationary;
+        complete[g] = sum[g == kGroups - 1 ? kRows - 1 : g * kChain + kChain - 1];
+    }
+columns:
+    for (int c = 0; c < kColumns; ++c) {
+#pragma HLS UNROLL
+        // What each group sees of the one above: what that held before this clock.
+        acc_t above[kGroups];
+        acc_t base[kGroups];
+        acc_t total[kGroups];
+#pragma HLS ARRAY_PARTITION variable=above type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=base type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=total type=complete dim=1
+    bases:
+        for (int g = 0; g < kGroups; ++g) {
+#pragma HLS UNROLL
+            above[g] = moving[c][g];
+            base[g] = moving[c][g];
+        }
+{% if config.output_stationary %}
+    begins:
+        for (int b = 0; b < kBands; ++b) {
+#pragma HLS UNROLL
+            if (word.output_stationary) {
+                base[b * kBandGroups] = word.first[b] ? acc_t(0) : standing[kBandHeld - 1].lane[c][b];
+            }
+        }
+{% endif %}
+        add_chains(base, complete, c, total);
+    moves:
+        for (int g = 0; g < kGroups; ++g) {
+#pragma HLS UNROLL
+            moving[c][g + 1] = total[g];
+        }
+{% if config.output_stationary %}
+        // Sums of the bands above pass by while a band keeps its own, and by the rows below the last band.
+    ends:
+        for (int b = 0; b < kBands; ++b) {
+#pragma HLS UNROLL
+            if (word.output_stationary && !word.last[b]) {
+                moving[c][(b + 1) * kBandGroups] = above[b * kBandGroups];
+            }
+            newest.lane[c][b] = total[(b + 1) * kBandGroups - 1];
+        }
+    rest:
+        for (int g = kBands * kBandGroups; g < kGroups; ++g) {
+#pragma HLS UNROLL
+            if (word.output_stationary) {
+                moving[c][g + 1] = above[g];
+            }
+        }
+{% endif %}
+        bottom.lane[c] = moving[c][kGroups];
+    }
+{% if config.output_stationary %}
+    if (word.output_stationary) {
+    rounds:
+        for (int i = kBandHeld - 1; i > 0; --i) {
+#pragma HLS UNROLL
+            standing[i] = standing[i - 1];
+        }
+        standing[0] = newest;
+    }
+{% endif %}
+    chain_t begun[kRows];
+#pragma HLS ARRAY_PARTITION variable=begun type=complete dim=1
+chain:
+    for (int r = 0; r < kRows; ++r) {
+#pragma HLS UNROLL
+        begun[r] = kChainStart;
+        if (r - r / kChain * kChain != 0) {
+            begun[r] = sum[r - 1];
+        }
+    }
+products:
+    for (int r = 0; r < kRows; ++r) {
+#pragma HLS UNROLL
+        const factor_t activation = word.activation[r];
+        sum[r] = begun[r] + activation * active[r];
+    }
+swaps:
+    for (int r = 0; r < kRows; ++r) {
+#pragma HLS UNROLL
+        const packed_weight_t waiting = shadow[r];
+        const packed_weight_t stationary = active[r];
+        active[r] = word.swap[r] ? waiting : stationary;
+    }
+{% if config.output_stationary %}
+bands:
+    for (int b = 0; b <= kBands; ++b) {
+#pragma HLS UNROLL
+        const int first = b * kBandRows;
+        const int end = b < kBands ? first + kBandRows : kRows;
+{% else %}
+bands:
+    for (int b = 0; b < 1; ++b) {
+#pragma HLS UNROLL
+        const int first = 0;
+        const int end = kRows;
+{% endif %}
+        // A factor, not a shift: C++14 leaves the left shift of a negative number undefined.
+        const packed_weight_t packed = weights.lane[b][1] * (1 << kPackedOffset) + weights.lane[b][0];
+    loads:
+        for (int r = first; r < end; ++r) {
+#pragma HLS UNROLL
+            const packed_weight_t waiting = shadow[r];
+            shadow[r] = word.load[r] ? packed : waiting;
+        }
     }
 }
 
-// Adds the products of one row to the sums from above or to its accumulators, and moves the sums on.
-inline void array_sums(const ProductWord &products, const ArrayControl &control, const SumWord &above,
-                       SumWord &accumulator, SumWord &moving)
+// The lanes of a chain's columns; zeros for a second column that is not there.
+inline void take_weights(const WeightWord words[{{ "kBands + 1" if config.output_stationary else "1" }}], int first, int columns, ChainWeights &weights)
 {
-#pragma HLS INLINE off
-#pragma HLS PIPELINE II=1
-#pragma HLS LATENCY max=1
-#pragma HLS AGGREGATE variable=products compact=bit
-#pragma HLS AGGREGATE variable=above compact=bit
-#pragma HLS AGGREGATE variable=accumulator compact=bit
-#pragma HLS AGGREGATE variable=moving compact=bit
-    SumWord sums;
-#pragma HLS AGGREGATE variable=sums compact=bit
-columns:
-    for (int c = 0; c < kCols; ++c) {
+#pragma HLS INLINE
+bands:
+    for (int b = 0; b < {{ "kBands + 1" if config.output_stationary else "1" }}; ++b) {
 #pragma HLS UNROLL
-        const acc_t begun = control.first ? acc_t(0) : accumulator.lane[c];
-        const acc_t base = control.output_stationary ? begun : above.lane[c];
-        sums.lane[c] = base + products.lane[c];
-    }
-    if (control.output_stationary) {
-        accumulator = sums;
-    }
-    if (control.output_stationary && !control.last) {
-        moving = above;
-    } else {
-        moving = sums;
+        weights.lane[b][0] = words[b].lane[first];
+        weights.lane[b][1] = columns == 2 ? words[b].lane[first + columns - 1] : data_t(0);
     }
 }
 
@@ -130,45 +426,31 @@ inline void array_step(const InputWord &input, const WeightWord &weight, const A
 {
 #pragma HLS INLINE off
 #pragma HLS PIPELINE II=1
-    // One element a row, each one wide register; never one array of all PEs.
-    static InputWord passing[kRows];  // the activation word at each row; [0] is this clock's
-    static bool swapping[kRows];      // the swap that came with it
-    static WeightWord active[kRows];
-    static WeightWord shadow[kRows];
-    static SumWord accumulator[kRows];
-    static SumWord moving[kRows + 1];  // [r] enters row r from above and [r + 1] leaves it; [0] stays zero
-#pragma HLS AGGREGATE variable=passing compact=bit
-#pragma HLS AGGREGATE variable=active compact=bit
-#pragma HLS AGGREGATE variable=shadow compact=bit
-#pragma HLS AGGREGATE variable=accumulator compact=bit
-#pragma HLS AGGREGATE variable=moving compact=bit
-#pragma HLS ARRAY_PARTITION variable=passing type=complete dim=1
-#pragma HLS ARRAY_PARTITION variable=swapping type=complete dim=1
-#pragma HLS ARRAY_PARTITION variable=active type=complete dim=1
-#pragma HLS ARRAY_PARTITION variable=shadow type=complete dim=1
-#pragma HLS ARRAY_PARTITION variable=accumulator type=complete dim=1
-#pragma HLS ARRAY_PARTITION variable=moving type=complete dim=1
-    passing[0] = input;
-    swapping[0] = control.swap;
-    // From bottom to top: each row must see what the row above held before this clock, as edge-triggered registers do.
-rows:
-    for (int r = kRows - 1; r >= 0; --r) {
-#pragma HLS UNROLL
-        const data_t activation = control.output_stationary ? input.lane[r] : passing[r].lane[r];
-        const bool load = control.load_row == r;
-        WeightWord weights;
-        ProductWord products;
-#pragma HLS AGGREGATE variable=weights compact=bit
-#pragma HLS AGGREGATE variable=products compact=bit
-        array_weights(weight, control.output_stationary, swapping[r], load, active[r], shadow[r], weights);
-        array_products(activation, weights, products);
-        array_sums(products, control, moving[r], accumulator[r], moving[r + 1]);
-        if (r + 1 < kRows) {
-            passing[r + 1] = passing[r];
-            swapping[r + 1] = swapping[r];
-        }
+    ArrayWord word;
+#pragma HLS AGGREGATE variable=word compact=bit
+    array_edge(input, control, word);
+{% if config.output_stationary %}
+    WeightWord words[kBands + 1];
+#pragma HLS AGGREGATE variable=words compact=bit
+#pragma HLS ARRAY_PARTITION variable=words type=complete dim=1
+    stagger_weights(weight, control.output_stationary, words);
+{% else %}
+    WeightWord words[1];
+    words[0] = weight;
+{% endif %}
+{% for first in range(0, config.cols, config.chain_columns) %}
+{% set columns = [config.chain_columns, config.cols - first] | min %}
+    {
+        ChainWeights weights;
+        ChainSums sums;
+        take_weights(words, {{ first }}, {{ columns }}, weights);
+        array_columns<{{ first }}, {{ columns }}>(word, weights, sums);
+        bottom.lane[{{ first }}] = sums.lane[0];
+{% if columns == 2 %}
+        bottom.lane[{{ first + 1 }}] = sums.lane[1];
+{% endif %}
     }
-    bottom = moving[kRows];
+{% endfor %}
 }
 
 #endif

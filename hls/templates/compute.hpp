@@ -15,7 +15,9 @@
 // One step of the array: C[tile_m, tile_n] (+)= A[tile_m, tile_k] B[tile_k, tile_n].
 struct ComputeTile {
     bool valid;
+{% if config.output_stationary %}
     bool output_stationary;
+{% endif %}
     bool first_k;  // the first sums are stored, not added
     uint32_t tile_m;
     uint32_t tile_n;
@@ -78,31 +80,45 @@ inline void set_blocks(SweepPlan &plan, uint32_t spacing, uint32_t inner_blocks,
     plan.outer_blocks = outer_blocks;
 }
 
-// Weight-stationary: blocks of k within blocks of n. Row r of a block's weights enters r clocks after the first, one
-// clock before the activations that use it; their sums have passed all rows after kRows more.
-// Output-stationary: blocks of m within blocks of n. The sums of the last row leave in the clock in which they are
-// complete.
+// Clocks from an activation word at the edge to its sums at the bottom: the chain, and an adder a group.
+constexpr uint32_t kPassClocks = kChain + kGroups;
+// The weights of row r enter r clocks after those of the first, activations go down kChain rows in little more than a
+// clock (array.hpp): the first activations are so much behind the first weights that those of the last row just precede
+// theirs.
+constexpr uint32_t kLeadClocks = kRows - kPassClocks + 2;
+{% if config.output_stationary %}
+// The same for a band, whose finished sums pass the bands below it in a clock each.
+constexpr uint32_t kBandPassClocks = kChain + kBandGroups + (kBands - 1) + (kGroups - kBands * kBandGroups);
+constexpr uint32_t kBandLeadClocks = kBandRows - kChain - kBandGroups + 2;
+{% endif %}
+
+// Weight-stationary: blocks of k within blocks of n.
+{% if config.output_stationary %}
+// Output-stationary: blocks of m within blocks of n; k enters in whole bands. The sums of the first row of C leave first.
+{% endif %}
 inline ComputePlan compute_plan(const ComputeTile &tile)
 {
 #pragma HLS INLINE off
     const uint32_t column_blocks = divide_up(tile.tile_n, kCols);
-    const uint32_t row_blocks = divide_up(tile.output_stationary ? tile.tile_m : tile.tile_k, kRows);
+    uint32_t row_blocks = divide_up(tile.tile_k, kRows);
+    uint32_t spacing = most(most(tile.tile_m, kRows), kMinTileClocks);
+    uint32_t end = kLeadClocks + kPassClocks + tile.tile_m;
     ComputePlan plan;
-    uint32_t spacing;
-    uint32_t end;
+    plan.weight = sweep_plan(0, kRows, kRows, tile.tile_k);
+    plan.input = sweep_plan(kLeadClocks, tile.tile_m, tile.tile_m, 0);
+    plan.output = sweep_plan(kLeadClocks + kPassClocks, tile.tile_m, 0, tile.tile_m);
+{% if config.output_stationary %}
     if (tile.output_stationary) {
-        spacing = most(tile.tile_k, kRows);
-        end = tile.tile_k + kRows - 1;
-        plan.weight = sweep_plan(0, tile.tile_k, 0, tile.tile_k);
-        plan.input = sweep_plan(0, tile.tile_k, tile.tile_k, 0);
-        plan.output = sweep_plan(tile.tile_k - 1, kRows, kRows, tile.tile_m);
-    } else {
-        spacing = most(most(tile.tile_m, kRows), kMinTileClocks);
-        end = tile.tile_m + kRows;
-        plan.weight = sweep_plan(0, kRows, kRows, tile.tile_k);
-        plan.input = sweep_plan(1, tile.tile_m, tile.tile_m, 0);
-        plan.output = sweep_plan(kRows, tile.tile_m, 0, tile.tile_m);
+        const uint32_t depth = whole_bands(tile.tile_k);
+        const uint32_t last = kBandLeadClocks + depth - kBandRows + kBandPassClocks;
+        row_blocks = divide_up(tile.tile_m, kStationaryRows);
+        spacing = most(depth, kStationaryRows);
+        end = last + kStationaryRows;
+        plan.weight = sweep_plan(0, depth, 0, tile.tile_k);
+        plan.input = sweep_plan(kBandLeadClocks, depth, depth, 0);
+        plan.output = sweep_plan(last, kStationaryRows, kStationaryRows, tile.tile_m);
     }
+{% endif %}
     set_blocks(plan.weight, spacing, row_blocks, column_blocks);
     set_blocks(plan.input, spacing, row_blocks, column_blocks);
     set_blocks(plan.output, spacing, row_blocks, column_blocks);
@@ -180,13 +196,19 @@ inline ArrayControl control_of_clock(const ComputeTile &tile, const ComputePlan 
 {
 #pragma HLS INLINE
     const bool enters = active(plan.input, input);
-    const bool loads = !tile.output_stationary && active(plan.weight, weight);
+    const bool loads = active(plan.weight, weight);
     ArrayControl control;
+    control.load = loads && weight.position == 0;
+    control.swap = enters && input.position == 0;
+{% if config.output_stationary %}
     control.output_stationary = tile.output_stationary;
-    control.load_row = loads ? int16_t(weight.position) : int16_t(-1);
-    control.swap = !tile.output_stationary && enters && input.position == 0;
-    control.first = tile.output_stationary && enters && input.position == 0;
-    control.last = tile.output_stationary && enters && input.position + 1 == tile.tile_k;
+    if (tile.output_stationary) {
+        control.load = loads && weight.position % kBandRows == 0;
+        control.swap = enters && input.position % kBandRows == 0;
+    }
+    control.first = enters && input.position < kBandRows;
+    control.last = enters && input.position + kBandRows >= plan.input.length;
+{% endif %}
     return control;
 }
 
@@ -195,10 +217,12 @@ inline void take_sums(const ComputeTile &tile, const SweepPlan &plan, const Swee
                       OutputSegment output[kOutputDepth][kOutputSegments])
 {
 #pragma HLS INLINE
-    // Output-stationary, the last row of the array leaves first.
-    const uint32_t position = tile.output_stationary ? kRows - 1 - sweep.position : sweep.position;
-    const uint32_t m = sweep.inner_base + position;
+    const uint32_t m = sweep.inner_base + sweep.position;
+{% if config.output_stationary %}
     const bool first = tile.first_k && (tile.output_stationary || sweep.inner == 0);
+{% else %}
+    const bool first = tile.first_k && sweep.inner == 0;
+{% endif %}
     if (active(plan, sweep) && m < tile.tile_m) {
         update_output(output, sweep.outer_base + m, sums, !first);
     }

@@ -13,6 +13,16 @@ constexpr uint32_t kStatusMagic = 0x{{ "%08x" | format(status_magic) }};
 constexpr int kRows = {{ config.rows }};
 constexpr int kCols = {{ config.cols }};
 constexpr bool kPackedDsp = {{ "true" if config.packed_dsp else "false" }};  // two INT8 products in one DSP48E2
+constexpr int kChain = {{ config.chain }};  // rows whose products are summed inside their DSPs
+constexpr int kGroups = (kRows + kChain - 1) / kChain;
+{% if config.output_stationary %}
+
+// Output-stationary: kBandRows rows of the array work on as many rows of C.
+constexpr int kBandRows = {{ config.band_rows }};
+constexpr int kBandGroups = kBandRows / kChain;
+constexpr int kBands = kRows / kBandRows;
+constexpr int kStationaryRows = kBands * kBandRows;
+{% endif %}
 
 // Device memory is read and written in words of kBusBytes.
 constexpr int kBusBytes = {{ config.bus_bytes }};
@@ -26,6 +36,9 @@ constexpr int kOutputDepth = {{ config.output_depth }};  // words of kCols int32
 // A word is written in segments: as many lanes as one bus word can fill, wherever it begins.
 constexpr int kInputLanes = {{ config.input_segment }};  // gcd(kBusBytes, kRows)
 constexpr int kInputSegments = kRows / kInputLanes;
+{% if config.output_stationary %}
+constexpr int kBandSegments = kBandRows / kInputLanes;
+{% endif %}
 constexpr int kInputPieces = kBusBytes / kInputLanes;  // segments in a bus word
 constexpr int kWeightLanes = {{ config.weight_segment }};  // gcd(kBusBytes, kCols)
 constexpr int kWeightSegments = kCols / kWeightLanes;

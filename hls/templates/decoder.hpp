@@ -29,6 +29,9 @@ inline ErrorCode check_gemm_fields(const GemmInstruction &op)
     const bool patches = op.a_form == OperandA::patches;
     const bool reversed = op.b_form == OperandB::reversed_blocks;
     bool good = is_finite(op.alpha);
+{% if not config.output_stationary %}
+    good = good && op.dataflow == Dataflow::weight_stationary;
+{% endif %}
     good = good && !(op.result == Result::int32 && scaled);
     good = good && !(patches && op.transpose_a);
     good = good && (!reversed || (op.transpose_b && patches));
@@ -105,8 +108,13 @@ inline ErrorCode check_gemm_tiles(const GemmInstruction &op)
     const uint32_t tile_m = least(op.tile_m, op.m);
     const uint32_t tile_n = least(op.tile_n, op.n);
     const uint32_t tile_k = least(op.tile_k, op.k);
-    const bool input = op.dataflow == Dataflow::weight_stationary ? fits(tile_k, kRows, tile_m, kInputDepth)
-                                                                  : fits(tile_m, kRows, tile_k, kInputDepth);
+{% if config.output_stationary %}
+    const bool input = op.dataflow == Dataflow::weight_stationary
+                           ? fits(tile_k, kRows, tile_m, kInputDepth)
+                           : fits(tile_m, kStationaryRows, whole_bands(tile_k), kInputDepth);
+{% else %}
+    const bool input = fits(tile_k, kRows, tile_m, kInputDepth);
+{% endif %}
     const bool weight = fits(tile_n, kCols, tile_k, kWeightDepth);
     const bool output = fits(tile_n, kCols, tile_m, kOutputDepth);
     return input && weight && output ? ErrorCode::ok : ErrorCode::bad_tile;

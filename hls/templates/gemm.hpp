@@ -117,7 +117,9 @@ inline ComputeTile compute_tile(const GemmInstruction &op, const TileStep &step)
 #pragma HLS INLINE
     ComputeTile tile;
     tile.valid = step.valid;
+{% if config.output_stationary %}
     tile.output_stationary = op.dataflow == Dataflow::output_stationary;
+{% endif %}
     tile.first_k = step.k0 == 0;
     tile.tile_m = step.tile_m;
     tile.tile_n = step.tile_n;

@@ -5,9 +5,8 @@
 {% if input %}
 // The load unit of A: from device memory into one half of the input memory.
 //
-// Lanes of the input memory run along k (weight-stationary) or m (output-stationary). A bus word that runs along the
-// lanes is written as it is, in segments; one that runs across them turns a corner in a line buffer first. Patches of
-// an image are formed here.
+// Lanes of the input memory run along k. A bus word that runs along the lanes is written as it is, in segments; one that
+// runs across them (A is stored transposed) turns a corner in a line buffer first. Patches of an image are formed here.
 {% else %}
 // The load unit of B: from device memory into one half of the weight memory.
 //
@@ -27,15 +26,8 @@
 #include "turn_{{ unit }}.hpp"
 #include "types.hpp"
 
-// Where the next segment of a row goes.
-struct {{ Unit }}Place {
-    uint32_t word;
-    uint32_t segment;
-    uint32_t bytes_left;
-};
-
 // Writes a bus word segment by segment; what lies behind the end of the row is left out.
-inline void place_{{ unit }}_word(const BusWord &word, uint32_t lines, {{ Unit }}Place &place,
+inline void place_{{ unit }}_word(const BusWord &word, {{ Unit }}Place &place,
                        {{ " " * (unit | length) }} {{ half }})
 {
 #pragma HLS INLINE
@@ -53,15 +45,15 @@ pieces:
         }
         place.bytes_left -= least(place.bytes_left, k{{ Unit }}Lanes);
         ++place.segment;
-        if (place.segment == k{{ Unit }}Segments) {
-            place.segment = 0;
-            place.word += lines;
+        if (place.segment == place.end) {
+            place.segment = place.first;
+            place.word += place.step;
         }
     }
 }
 
 // Copies a run into the memory, one segment a clock.
-inline void copy_{{ unit }}_run(const BusWord *memory, const Run &run, uint32_t lines, {{ Unit }}Place &place,
+inline void copy_{{ unit }}_run(const BusWord *memory, const Run &run, {{ Unit }}Place &place,
                      {{ " " * (unit | length) }} {{ half }})
 {
 #pragma HLS INLINE off
@@ -70,14 +62,14 @@ inline void copy_{{ unit }}_run(const BusWord *memory, const Run &run, uint32_t 
         for (uint32_t w = 0; w < run.words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=k{{ Unit }}Depth
 #pragma HLS PIPELINE II=k{{ Unit }}Pieces
-            place_{{ unit }}_word(memory[run.first + w], lines, place, half);
+            place_{{ unit }}_word(memory[run.first + w], place, half);
         }
     } else {
     blank:
         for (uint32_t w = 0; w < run.words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=k{{ Unit }}Depth
 #pragma HLS PIPELINE II=k{{ Unit }}Pieces
-            place_{{ unit }}_word(zero_bus_word(), lines, place, half);
+            place_{{ unit }}_word(zero_bus_word(), place, half);
         }
     }
 }
@@ -101,7 +93,7 @@ inline uint32_t load_{{ unit }}_straight(const GemmInstruction &op, uint64_t mat
 lines:
     for (uint32_t line = 0; line < tile.lines; ++line) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=k{{ Unit }}Depth
-        {{ Unit }}Place place = {line, 0, tile.length};
+        {{ Unit }}Place place = {{ unit }}_place(tile, line);
 {% if input %}
         TapPosition tap = first_tap;
         uint32_t done = 0;
@@ -112,7 +104,7 @@ lines:
                 break;  // a run has at least one word
             }
             const Run run = input_run(op, matrix_word, tile.line + line, tile.column, patch, tap, words - done);
-            copy_input_run(memory, run, tile.lines, place, half);
+            copy_input_run(memory, run, place, half);
             read += run.exists ? run.words : 0;
             done += run.words;
             next_tap(op, tap, run.words * kBusBytes);
@@ -121,7 +113,7 @@ lines:
 {% else %}
         const TapPosition no_tap = {0, 0, 0};
         const Run run = weight_run(op, matrix_word, tile.line + line, tile.column, no_tap, words);
-        copy_weight_run(memory, run, tile.lines, place, half);
+        copy_weight_run(memory, run, place, half);
         read += run.words;
 {% endif %}
     }

@@ -23,9 +23,42 @@ struct {{ Unit }}Tile {
     uint32_t column;
     uint32_t length;
     bool turned;  // rows become lanes
+{% if input and config.output_stationary %}
+    bool output_stationary;
+    uint32_t depth;  // of the tile along k, in whole bands
+{% endif %}
 };
 
 {% if input %}
+// Where the next segment of a row goes: from `segment` on to the end of a group of segments, then to the first of the
+// group in the word that is `step` further.
+struct InputPlace {
+    uint32_t word;
+    uint32_t segment;
+    uint32_t first;
+    uint32_t end;
+    uint32_t step;
+    uint32_t bytes_left;
+};
+
+// Where row `line` of a tile whose rows run along k begins.
+inline InputPlace input_place(const InputTile &tile, uint32_t line)
+{
+#pragma HLS INLINE
+    InputPlace place = {line, 0, 0, kInputSegments, tile.lines, tile.length};
+{% if config.output_stationary %}
+    if (tile.output_stationary) {
+        const uint32_t band = line / kBandRows;
+        place.first = band % kBands * kBandSegments;
+        place.segment = place.first;
+        place.end = place.first + kBandSegments;
+        place.word = band / kBands * tile.depth + line % kBandRows;
+        place.step = kBandRows;
+    }
+{% endif %}
+    return place;
+}
+
 inline InputTile input_tile(const GemmInstruction &op, uint32_t m0, uint32_t tile_m, uint32_t k0, uint32_t tile_k)
 {
 #pragma HLS INLINE
@@ -34,7 +67,11 @@ inline InputTile input_tile(const GemmInstruction &op, uint32_t m0, uint32_t til
     tile.lines = op.transpose_a ? tile_k : tile_m;
     tile.column = op.transpose_a ? m0 : k0;
     tile.length = op.transpose_a ? tile_m : tile_k;
-    tile.turned = op.transpose_a == (op.dataflow == Dataflow::weight_stationary);
+    tile.turned = op.transpose_a;
+{% if config.output_stationary %}
+    tile.output_stationary = op.dataflow == Dataflow::output_stationary;
+    tile.depth = whole_bands(tile_k);
+{% endif %}
     return tile;
 }
 
@@ -54,6 +91,23 @@ inline Run input_run(const GemmInstruction &op, uint64_t matrix_word, uint32_t l
     return run;
 }
 {% else %}
+// Where the next segment of a row goes.
+struct WeightPlace {
+    uint32_t word;
+    uint32_t segment;
+    uint32_t first;
+    uint32_t end;
+    uint32_t step;
+    uint32_t bytes_left;
+};
+
+// Where row `line` of a tile whose rows run along n begins.
+inline WeightPlace weight_place(const WeightTile &tile, uint32_t line)
+{
+#pragma HLS INLINE
+    return WeightPlace{line, 0, 0, kWeightSegments, tile.lines, tile.length};
+}
+
 inline WeightTile weight_tile(const GemmInstruction &op, uint32_t k0, uint32_t tile_k, uint32_t n0, uint32_t tile_n)
 {
 #pragma HLS INLINE

@@ -1,4 +1,5 @@
 {% set input = unit == "input" %}
+{% set bands = input and config.output_stationary %}
 {% set Unit = unit | capitalize %}
 {% set half = Unit ~ "Segment half[k" ~ Unit ~ "Depth][k" ~ Unit ~ "Segments]" %}
 {% set line_buffer = "BusWord lines[k" ~ Unit ~ "Lanes][kLineWords]" %}
@@ -126,8 +127,19 @@ inline void drain_{{ unit }}_panel(const {{ Unit }}Tile &tile, const {{ Unit }}P
 {
 #pragma HLS INLINE off
     const uint32_t group = panel.line / k{{ Unit }}Lanes;
-    const uint32_t first = group / k{{ Unit }}Segments * tile.length + panel.column;
-    const uint32_t place = group % k{{ Unit }}Segments;
+    uint32_t address = group / k{{ Unit }}Segments * tile.length + panel.column;
+    uint32_t place = group % k{{ Unit }}Segments;
+{% if bands %}
+    // Byte j is row m of A: the words of a band are those of its rows, then the next band's segments follow.
+    uint32_t band = panel.column / kBandRows;
+    const uint32_t part = panel.line % kBandRows / kInputLanes;
+    uint32_t first = band / kBands * tile.depth + panel.line / kBandRows * kBandRows;
+    band = band % kBands;
+    if (tile.output_stationary) {
+        address = first;
+        place = band * kBandSegments + part;
+    }
+{% endif %}
 bytes:
     for (uint32_t j = 0; j < panel.length; ++j) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords*kBusBytes
@@ -138,7 +150,16 @@ bytes:
 #pragma HLS UNROLL
             segment.lane[i] = data_t(int8_t(lines[i][j / kBusBytes].byte[j % kBusBytes]));
         }
-        half[first + j][place] = segment;
+        half[address][place] = segment;
+        ++address;
+{% if bands %}
+        if (tile.output_stationary && j % kBandRows + 1 == kBandRows) {
+            band = band + 1 == kBands ? 0 : band + 1;
+            first += band == 0 ? tile.depth : 0;
+            address = first;
+            place = band * kBandSegments + part;
+        }
+{% endif %}
     }
 }
 

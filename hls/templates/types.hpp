@@ -11,13 +11,21 @@
 
 #ifdef SYSTOLORA_NATIVE
 typedef int8_t data_t;
-typedef int16_t product_t;
 typedef int32_t acc_t;
+typedef int32_t lane_t;
+typedef int64_t factor_t;
+typedef int32_t flag_t;  // as wide as what it selects: compilers make vector code of that
+typedef int32_t packed_weight_t;
+typedef int64_t chain_t;
 #else
 #include <ap_int.h>
 typedef ap_int<8> data_t;
-typedef ap_int<16> product_t;
 typedef ap_int<32> acc_t;
+typedef ap_int<8> lane_t;
+typedef ap_int<8> factor_t;
+typedef bool flag_t;
+typedef ap_int<27> packed_weight_t;  // two weights as one factor: the A port of a DSP48E2
+typedef ap_int<48> chain_t;          // the P port of a DSP48E2
 #endif
 
 // A memory keeps nothing from one program to the next, so in hardware it has no initial value (UltraRAM cannot have
@@ -108,6 +116,15 @@ inline uint32_t divide_up(uint32_t value, uint32_t unit)
     return value / unit + (value % unit != 0 ? 1 : 0);
 }
 
+{% if config.output_stationary %}
+// A length along k as the output-stationary array takes it.
+inline uint32_t whole_bands(uint32_t length)
+{
+#pragma HLS INLINE
+    return divide_up(length, kBandRows) * kBandRows;
+}
+
+{% endif %}
 inline uint32_t least(uint32_t x, uint32_t y)
 {
 #pragma HLS INLINE

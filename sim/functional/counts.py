@@ -14,7 +14,7 @@ from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
-from systolora.hls.check import RESULT_BYTES, SOURCE_BYTES, scale_count
+from systolora.hls.check import RESULT_BYTES, SOURCE_BYTES, round_up, scale_count
 from systolora.hls.config import FLOAT_BYTES, MIN_TILE_CLOCKS, ArrayConfig
 from systolora.hls.isa import (
     INSTRUCTION_BYTES,
@@ -72,10 +72,18 @@ def array_time(config: ArrayConfig, dataflow: Dataflow, tile_m: int, tile_n: int
     if dataflow == Dataflow.WEIGHT_STATIONARY:
         blocks = ceil_div(tile_k, config.rows) * column_blocks
         spacing = max(tile_m, config.rows, MIN_TILE_CLOCKS)
-        return ArrayTime((blocks - 1) * spacing + tile_m + config.rows, blocks * tile_m)
-    blocks = ceil_div(tile_m, config.rows) * column_blocks
-    spacing = max(tile_k, config.rows)
-    return ArrayTime((blocks - 1) * spacing + tile_k + config.rows - 1, blocks * tile_k)
+        return ArrayTime((blocks - 1) * spacing + tile_m + config.rows + 2, blocks * tile_m)
+    blocks = ceil_div(tile_m, config.stationary_rows) * column_blocks
+    depth = round_up(tile_k, config.band_rows)
+    spacing = max(depth, config.stationary_rows)
+    return ArrayTime((blocks - 1) * spacing + depth + stationary_end(config), blocks * depth)
+
+
+def stationary_end(config: ArrayConfig) -> int:
+    """Array clocks of an output-stationary tile besides those in which k enters its last block."""
+    bands = config.stationary_rows // config.band_rows
+    rest = config.groups - config.stationary_rows // config.chain
+    return config.stationary_rows + bands + rest + 1
 
 
 def tile_steps(op: Gemm) -> Iterator[TileStep]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from systolora.hls.check import round_up
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Dataflow, Gemm, Quantize
 
@@ -49,8 +50,18 @@ class TiledExecutor(Executor):
         self._quantizer.run_quantize(memory, op, data)
 
     def _load_a(self, dataflow: Dataflow, tile: Int8) -> None:
-        # The lanes run along k (weight-stationary) or along m (output-stationary).
-        self._load_columns(self._input[self._input_half], tile if dataflow == Dataflow.WEIGHT_STATIONARY else tile.T)
+        words = self._input[self._input_half]
+        if dataflow == Dataflow.WEIGHT_STATIONARY:
+            self._load_columns(words, tile)
+            return
+        band, depth = self.config.band_rows, round_up(tile.shape[1], self.config.band_rows)
+        for m, row in enumerate(tile):
+            block, lane = divmod(m, self.config.stationary_rows)
+            lane, turn = divmod(lane, band)
+            place = self._place(words, block * depth, depth).reshape(depth // band, band, -1)
+            for k in range(0, len(row), band):
+                part = row[k : k + band]
+                place[k // band, turn, lane * band : lane * band + len(part)] = part
 
     def _load_columns(self, words: Int8, tile: Int8) -> None:
         """Block i of `lanes` columns goes to words i * length .. ; lanes beyond the tile's edge keep what they held."""
@@ -83,12 +94,17 @@ class TiledExecutor(Executor):
 
     def _output_stationary(self, step: TileStep, n_block: int) -> None:
         tile_m, tile_k = step.m1 - step.m0, step.k1 - step.k0
-        rows = self.config.rows
-        weights = self._place(self._weight[self._weight_half], n_block * tile_k, tile_k)
+        rows, band = self.config.stationary_rows, self.config.band_rows
+        depth = round_up(tile_k, band)
+        weights = np.zeros((depth, self.config.cols), np.int8)
+        weights[:tile_k] = self._place(self._weight[self._weight_half], n_block * tile_k, tile_k)
         for m_block in range(ceil_div(tile_m, rows)):
             height = min(rows, tile_m - m_block * rows)
-            activations = self._place(self._input[self._input_half], m_block * tile_k, tile_k)
-            product = _product(activations.T, weights)[:height]
+            words = self._place(self._input[self._input_half], m_block * depth, depth)
+            # word (chunk of k, row in band), lane (band, k in chunk) -> row of C (band, row in band), k
+            image = words[:, :rows].reshape(depth // band, band, rows // band, band)
+            activations = image.transpose(2, 1, 0, 3).reshape(rows, depth)
+            product = _product(activations, weights)[:height]
             sums = self._place(self._output, n_block * tile_m + m_block * rows, height)
             if step.first_k:
                 sums[:] = product

@@ -31,13 +31,25 @@ private:
     uint64_t state_;
 };
 
+// Random controls: the dataflow changes rarely, the rest once in so many clocks.
+inline void choose(ArrayControl &control, Random &random)
+{
+    control.load = random.rarely(kChain);
+    control.swap = random.rarely(kChain);
+#ifdef OUTPUT_STATIONARY
+    control.output_stationary ^= random.rarely(4 * kRows);
+    control.first = random.rarely(4);
+    control.last = random.rarely(3);
+#endif
+}
+
 int main(int argc, char **argv)
 {
     const long clocks = argc > 1 ? std::strtol(argv[1], nullptr, 10) : 10000;
     Random random(argc > 2 ? std::strtoul(argv[2], nullptr, 10) : 1);
     Varray_step rtl;
     long mismatches = 0;
-    bool output_stationary = false;
+    ArrayControl control = {};
     for (long clock = 0; clock < clocks; ++clock) {
         InputWord input;
         WeightWord weight;
@@ -48,9 +60,7 @@ int main(int argc, char **argv)
         for (data_t &lane : weight.lane) {
             lane = random.value();
         }
-        output_stationary ^= random.rarely(2 * kRows);
-        const ArrayControl control = {output_stationary, int16_t(int(random.next() % (kRows + 1)) - 1), random.rarely(kRows),
-                                      random.rarely(kRows), random.rarely(kRows)};
+        choose(control, random);
         drive(rtl, input, weight, control);
         rtl.clk = 0;
         rtl.eval();

@@ -275,6 +275,11 @@ def parse_unit(path: Path, root: Path, defines: Sequence[str], include: Sequence
     return Unit(path, tuple(nodes), tuple(errors), tuple(pragmas), frozenset(files))
 
 
+def subtree(cursor: Any) -> Node:
+    """The nodes below a cursor that no unit has: of an instance of a template, whose constants have values."""
+    return _build(cursor, None, cursor.location.file.name)
+
+
 def _build(cursor: Any, parent: Node | None, file: str) -> Node:
     node = Node(cursor, cursor.kind.name, parent, file)
     node.children = [_build(child, node, file) for child in cursor.get_children()]

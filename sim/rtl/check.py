@@ -88,7 +88,10 @@ def dsp_blocks(rtl: Rtl, build: Path) -> int:
 
 def _ports_header(rtl: Rtl) -> str:
     """C++ functions between the ports of Verilator's model and the arguments of `array_step`."""
-    lines = [f'#include "V{rtl.function}.h"', "", f"inline void drive(V{rtl.function} &rtl, const InputWord &input,"]
+    lines = [f'#include "V{rtl.function}.h"', ""]
+    if any(port.expression == "control.first" for port in rtl.inputs):
+        lines += ["#define OUTPUT_STATIONARY  // the array has this dataflow's controls", ""]
+    lines += [f"inline void drive(V{rtl.function} &rtl, const InputWord &input,"]
     lines += ["                  const WeightWord &weight, const ArrayControl &control)", "{"]
     lines += [f"    rtl.{port.name} = {port.expression};" for port in rtl.inputs]
     lines += ["}", "", f"inline int differences(const V{rtl.function} &rtl, const SumWord &bottom)", "{"]

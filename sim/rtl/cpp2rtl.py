@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from systolora.sim.lint.tree import Node, constant, parse_unit, symbol
+from systolora.sim.lint.tree import Node, constant, parse_unit, subtree, symbol
 
 from .design import Port, Register, Rtl
 from .net import CType, Net, Netlist, Unsupported
-from .types import RtlError, integer_type, is_integer, is_reference, is_result, located, scalars
+from .ranges import register_types
+from .types import RtlError, array_size, integer_type, is_integer, is_reference, is_result, located, scalars
 
 _CASTS = frozenset({"UNEXPOSED_EXPR", "CXX_FUNCTIONAL_CAST_EXPR", "CSTYLE_CAST_EXPR", "CXX_STATIC_CAST_EXPR"})
 _PLACES = frozenset({"DECL_REF_EXPR", "MEMBER_REF_EXPR", "ARRAY_SUBSCRIPT_EXPR"})
@@ -38,7 +39,7 @@ class _Place:
 
 
 def translate(source: Path, function: str, include: Path) -> Rtl:
-    """The registers and nets of a clock-step function, in the native integer types.
+    """The registers and nets of a clock-step function, in the native integer types; registers as narrow as what they hold.
 
     Args:
         source: C++ file with the function. include: folder of the headers that it includes.
@@ -58,14 +59,17 @@ def translate(source: Path, function: str, include: Path) -> Rtl:
     tops = [node for node in functions.values() if node.name == function]
     if len(tops) != 1:
         raise RtlError(f"{source}: {len(tops)} definitions of {function}; exactly one is needed")
-    return _Translator(functions).run(tops[0])
+    wide = _Translator(functions, {}).run(tops[0])
+    return _Translator(functions, register_types(wide)).run(tops[0])
 
 
 class _Translator:
     """Runs the function once on nets instead of numbers."""
 
-    def __init__(self, functions: dict[str, Node]) -> None:
+    def __init__(self, functions: dict[str, Node], narrow: dict[str, CType]) -> None:
         self.functions = functions
+        self.narrow = narrow
+        self.instance = ""
         self.netlist = Netlist()
         self.scope: dict[str, _Place] = {}
         self.values: list[dict[_Place, Net]] = [{}]
@@ -89,7 +93,10 @@ class _Translator:
         outputs = [
             Port(place.verilog("o"), place.cpp(), scalar, after[place]) for place, scalar in results if place in after
         ]
-        registers = [Register(net.name, self.types[place], net, after[place]) for place, net in self.registers.items()]
+        registers = [
+            Register(net.name, self.narrow.get(net.name, self.types[place]), net, after[place])
+            for place, net in self.registers.items()
+        ]
         return Rtl.of_live(top.name, self.inputs.values(), outputs, registers, self.netlist.nets)
 
     def statement(self, node: Node) -> None:
@@ -112,10 +119,12 @@ class _Translator:
             if variable.cursor.storage_class.name == "STATIC":
                 if any(child.kind == "INIT_LIST_EXPR" or is_integer(variable) for child in values):
                     raise located(variable, "a static variable starts at zero; an initial value is not supported")
-                if variable.name in self.sources:
-                    raise located(variable, f"{variable.name} is the name of a parameter or of another static variable")
-                self.sources[variable.name] = "register"
-                self.scope[symbol(variable.cursor)] = _Place(variable.name)
+                # Each instance of a template has its own.
+                name = variable.name + self.instance
+                if name in self.sources:
+                    raise located(variable, f"{name} is the name of a parameter or of another static variable")
+                self.sources[name] = "register"
+                self.scope[symbol(variable.cursor)] = _Place(name)
                 continue
             # A new variable each time, so that nothing is left of the last iteration or call.
             self.variables += 1
@@ -147,20 +156,30 @@ class _Translator:
             for path, scalar in scalars(node.children[0].type):
                 self._store(target.inner(path), self._load(source.inner(path), scalar, node), scalar)
             return
-        function = self.functions.get(node.referenced_id)
-        if function is None:
-            raise located(node, f"no definition of {node.name}")
+        function, instance = self._called(node)
         scope = {}
         parameters = [child for child in function.children if child.kind == "PARM_DECL"]
         for parameter, argument in zip(parameters, node.children[1:], strict=True):
             scope[symbol(parameter.cursor)] = self._argument(parameter, argument)
-        outer, self.scope = self.scope, scope
+        outer = self.scope, self.instance
+        self.scope, self.instance = scope, instance
         self.statement(function.children[-1])
-        self.scope = outer
+        self.scope, self.instance = outer
+
+    def _called(self, node: Node) -> tuple[Node, str]:
+        """The function that a call means, and of a template what its instance adds to the names of static variables."""
+        arguments = max(0, node.referenced.get_num_template_arguments()) if node.referenced is not None else 0
+        if arguments:
+            values = [node.referenced.get_template_argument_value(index) for index in range(arguments)]
+            return subtree(node.referenced), "".join(f"_{value}" for value in values)
+        function = self.functions.get(node.referenced_id)
+        if function is None:
+            raise located(node, f"no definition of {node.name}")
+        return function, self.instance
 
     def _argument(self, parameter: Node, argument: Node) -> _Place:
-        """Where a parameter lives during a call: a reference is its argument, a value a variable of its own."""
-        if is_reference(parameter) and argument.bare().kind in _PLACES:
+        """Where a parameter lives during a call: a reference or an array is its argument, a value a variable of its own."""
+        if (is_reference(parameter) or array_size(parameter) is not None) and argument.bare().kind in _PLACES:
             return self.place(argument)
         self.variables += 1
         place = _Place(f"{parameter.name}:{self.variables}")
@@ -243,8 +262,8 @@ class _Translator:
             index = self.value(node.children[1]).constant
             if index is None:
                 raise located(node, "the index is not constant")
-            size = node.children[0].bare().type.element_count
-            if not 0 <= index < size:
+            size = array_size(node.children[0].bare())
+            if size is None or not 0 <= index < size:
                 raise located(node, f"index {index} is outside of an array of {size}")
             return self.place(node.children[0]).inner((index,))
         raise located(node, f"{node.kind} {node.name} is not a variable of this function")
@@ -264,7 +283,8 @@ class _Translator:
         source = self.sources.get(place.root)
         if source is None:
             return None
-        found = self.netlist.source(source, place.verilog(source[0]), self.types[place])
+        name = place.verilog(source[0])
+        found = self.netlist.source(source, name, self.narrow.get(name, self.types[place]))
         if source == "input":
             self.inputs[place] = Port(found.name, place.cpp(), self.types[place], found)
         else:

@@ -78,20 +78,24 @@ class Rtl:
             tuple(net for net in nets if id(net) in live),
         )
 
-    def verilog(self) -> str:
-        """The design as one Verilog-2005 module, named like the function, with a clock and registers that start at zero."""
+    def verilog(self, elsewhere: frozenset[str] = frozenset()) -> str:
+        """The design as one Verilog-2005 module, named like the function, with a clock and registers that start at zero.
+
+        Args:
+            elsewhere: registers that are wires here, because something else drives them.
+        """
         ports = ["input clk"]
         ports += [f"input {_range(p.net)} {p.name}" for p in self.inputs]
         ports += [f"output {_declared(p.ctype)} {p.name}" for p in self.outputs]
         lines = [f"module {self.function}(", "  " + ",\n  ".join(ports) + ");"]
-        lines += [f"  reg {_declared(r.ctype)} {r.name} = 0;" for r in self.registers]
+        kept = [register for register in self.registers if register.name not in elsewhere]
+        lines += [f"  wire {_declared(r.ctype)} {r.name};" for r in self.registers if r.name in elsewhere]
+        lines += [f"  reg {_declared(r.ctype)} {r.name} = 0;" for r in kept]
         lines += [f"  wire {_declared(r.ctype)} {r.name} = 0;" for r in self.zeros]
         lines += [f"  wire {_range(net)} {net.name} = {_expression(net)};" for net in self.nets]
-        lines += [f"  assign {p.name} = {_operand(p.net, p.net.signed)};" for p in self.outputs]
+        lines += [f"  assign {p.name} = {operand(p.net, p.net.signed)};" for p in self.outputs]
         lines.append("  always @(posedge clk) begin")
-        lines += [
-            f"    {r.name} <= {_operand(r.after, r.after.signed)};" for r in self.registers if r.after is not r.net
-        ]
+        lines += [f"    {r.name} <= {operand(r.after, r.after.signed)};" for r in kept if r.after is not r.net]
         return "\n".join([*lines, "  end", "endmodule", ""])
 
 
@@ -103,7 +107,7 @@ def _range(net: Net) -> str:
     return _declared(CType(net.bits, net.signed))
 
 
-def _operand(net: Net, signed: bool) -> str:
+def operand(net: Net, signed: bool) -> str:
     """The net as an operand; in a signed expression every operand must be signed, so an unsigned one gets a zero in front."""
     value = net.constant
     if value is not None:
@@ -118,13 +122,13 @@ def _expression(net: Net) -> str:
         return f"!{operands[0].name}"
     if kind == "convert":
         source = operands[0]
-        return f"{source.name}[{net.bits - 1}:0]" if source.bits >= net.bits else _operand(source, True)
+        return f"{source.name}[{net.bits - 1}:0]" if source.bits >= net.bits else operand(source, True)
     if kind == "mux":
         condition, *values = operands
-        return f"{condition.name} ? " + " : ".join(_operand(value, net.signed) for value in values)
+        return f"{condition.name} ? " + " : ".join(operand(value, net.signed) for value in values)
     signed = any(operand.signed for operand in operands) or (net.signed and kind not in COMPARISONS)
     symbol = {"<<": "<<<", ">>": ">>>"}.get(kind, kind)
     left, right = operands
     if kind in ("<<", ">>"):
-        return f"{_operand(left, signed)} {symbol} {right.constant}"
-    return f"{_operand(left, signed)} {symbol} {_operand(right, signed)}"
+        return f"{operand(left, signed)} {symbol} {right.constant}"
+    return f"{operand(left, signed)} {symbol} {operand(right, signed)}"

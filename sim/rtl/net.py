@@ -17,6 +17,7 @@ _FOLD: dict[str, Callable[[int, int], int]] = {
     "<<": lambda x, y: x << y,
     ">>": lambda x, y: x >> y,
     "&": lambda x, y: x & y,
+    "^": lambda x, y: x ^ y,
     "==": lambda x, y: int(x == y),
     "!=": lambda x, y: int(x != y),
     "<": lambda x, y: int(x < y),
@@ -133,6 +134,8 @@ class Netlist:
             return self._compute(">>", (left, right), left.low >> right.constant, left.high >> right.constant)
         if operator == "&" and right.constant >= 0:
             return self._compute("&", (left, right), 0, right.constant)
+        if operator == "^" and left.low >= 0 and right.constant >= 0:
+            return self._compute("^", (left, right), 0, (1 << max(left.bits, right.bits)) - 1)
         raise Unsupported(f"{operator} {right.constant} is not supported")
 
     def negation(self, operand: Net) -> Net:

@@ -71,6 +71,15 @@ def is_reference(parameter: Node) -> bool:
     return str(parameter.type.kind.name) == "LVALUEREFERENCE"
 
 
+def array_size(node: Node) -> int | None:
+    """Elements of an array, or None if it is none. An array that is a parameter is one, although C++ passes a pointer."""
+    declared = node.cursor.referenced.type if node.kind == "DECL_REF_EXPR" else node.cursor.type
+    for ctype in (declared, declared.get_canonical()):
+        if ctype.kind.name == "CONSTANTARRAY":
+            return int(ctype.element_count)
+    return None
+
+
 def is_result(parameter: Node) -> bool:
     """Whether the function can write to the argument of this parameter."""
     return is_reference(parameter) and not parameter.type.get_pointee().is_const_qualified()
