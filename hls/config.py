@@ -46,7 +46,7 @@ class ArrayConfig:
         bus_bytes: width of one device memory word, in bytes (16 = 128 bit, the native width of Zynq UltraScale+ HP ports).
         clock_mhz: requested clock of the array.
         packed_dsp: two INT8 products in one DSP48E2 (they share the activation).
-        dataflows: what the hardware is built for: ("ws",), or ("os", "ws") at the price of about half as many LUTs again.
+        dataflows: what the hardware is built for: ("ws",), or ("os", "ws"), whose PEs take some three times as many LUTs.
         part: FPGA part number, or "" for a configuration that is only simulated.
         board: preset name, or "".
         dram_gbps: bandwidth that device memory sustains in 10**9 bytes a second, for the performance model.
@@ -68,6 +68,8 @@ class ArrayConfig:
     max_instructions: int = 65536
 
     def __post_init__(self) -> None:
+        # A manifest holds a list, and the order means nothing.
+        object.__setattr__(self, "dataflows", tuple(sorted(self.dataflows)))
         _check(self)
 
     @property

@@ -131,9 +131,12 @@ groups:
         const int delay = band < kBands ? band * kBandHeld : 0;
         entering.swap[g] = late ? waiting[delay].swap : control.swap;
     rows:
-        for (int r = g * kChain; r < (g + 1) * kChain && r < kRows; ++r) {
+        for (int i = 0; i < kChain; ++i) {
 #pragma HLS UNROLL
-            entering.lane[r] = late ? waiting[delay].input.lane[r] : input.lane[r];
+            const int r = g * kChain + i;
+            if (r < kRows) {
+                entering.lane[r] = late ? waiting[delay].input.lane[r] : input.lane[r];
+            }
         }
     }
 bands:
@@ -244,6 +247,13 @@ rows:
 
 // Two products in one DSP48E2: activation * (weight1 * 2^18 + weight0). The packed weights fill its A port of 27 bits.
 constexpr int kPackedOffset = 18;
+
+inline void pack_weights(data_t weight0, data_t weight1, packed_weight_t &packed)
+{
+#pragma HLS INLINE
+    // A factor, not a shift: C++14 leaves the left shift of a negative number undefined.
+    packed = weight1 * (1 << kPackedOffset) + weight0;
+}
 
 // What a chain starts from. Eight products of -128 .. 127 add up to something in -8 * 128 * 127 .. 8 * 128 * 128, which
 // is -130,048 .. 131,072; with kChainStart to 1,023 .. 2^18 - 1. So the low 18 bits of a chain never borrow from, nor
@@ -386,26 +396,29 @@ swaps:
         active[r] = word.swap[r] ? waiting : stationary;
     }
 {% if config.output_stationary %}
-bands:
+    packed_weight_t packed[kBands + 1];
+#pragma HLS ARRAY_PARTITION variable=packed type=complete dim=1
+packs:
     for (int b = 0; b <= kBands; ++b) {
 #pragma HLS UNROLL
-        const int first = b * kBandRows;
-        const int end = b < kBands ? first + kBandRows : kRows;
+        pack_weights(weights.lane[b][0], weights.lane[b][1], packed[b]);
+    }
+    packed_weight_t arriving[kRows];
+#pragma HLS ARRAY_PARTITION variable=arriving type=complete dim=1
+arrivals:
+    for (int r = 0; r < kRows; ++r) {
+#pragma HLS UNROLL
+        arriving[r] = packed[r < kStationaryRows ? r / kBandRows : kBands];
+    }
 {% else %}
-bands:
-    for (int b = 0; b < 1; ++b) {
-#pragma HLS UNROLL
-        const int first = 0;
-        const int end = kRows;
+    packed_weight_t packed;
+    pack_weights(weights.lane[0][0], weights.lane[0][1], packed);
 {% endif %}
-        // A factor, not a shift: C++14 leaves the left shift of a negative number undefined.
-        const packed_weight_t packed = weights.lane[b][1] * (1 << kPackedOffset) + weights.lane[b][0];
-    loads:
-        for (int r = first; r < end; ++r) {
+loads:
+    for (int r = 0; r < kRows; ++r) {
 #pragma HLS UNROLL
-            const packed_weight_t waiting = shadow[r];
-            shadow[r] = word.load[r] ? packed : waiting;
-        }
+        const packed_weight_t waiting = shadow[r];
+        shadow[r] = word.load[r] ? {{ "arriving[r]" if config.output_stationary else "packed" }} : waiting;
     }
 }
 

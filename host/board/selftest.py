@@ -12,6 +12,9 @@ from systolora.sim.functional.reference import epilogue, gemm_int32, quantize
 _SEED = 2024
 
 
+_NAMES = {Dataflow.WEIGHT_STATIONARY: "weight-stationary", Dataflow.OUTPUT_STATIONARY: "output-stationary"}
+
+
 def self_test(device: Device) -> list[str]:
     """Runs a QUANTIZE and a GEMM in each dataflow, and compares them with the reference.
 
@@ -37,6 +40,7 @@ class _Sizes:
 
     def __init__(self, config: ArrayConfig) -> None:
         bus = config.bus_bytes
+        self.other_dataflow = Dataflow(int(config.output_stationary))
         self.m, self.n, self.k = config.rows + 3, config.cols + 5, 2 * config.rows + 1
         self.k_stride, self.n_stride = round_up(self.k, bus), round_up(self.n, bus)
         self.source_stride = round_up(4 * self.k, bus)
@@ -64,7 +68,10 @@ def _run(device: Device, sizes: _Sizes, source: Buffer, weight: Buffer, result: 
     expected: dict[str, tuple[np.ndarray, np.ndarray]] = {
         "quantize": (_matrix(found, sizes.quantized, sizes.m, sizes.k_stride)[:, : sizes.k], q),
         "scales": (found[sizes.scales : sizes.scales + 4 * sizes.m], scales),
-        "output-stationary GEMM": (_matrix(found, sizes.sums, sizes.m, sizes.c_stride)[:, : 4 * sizes.n], sums),
+        f"{_NAMES[sizes.other_dataflow]} GEMM of integers": (
+            _matrix(found, sizes.sums, sizes.m, sizes.c_stride)[:, : 4 * sizes.n],
+            sums,
+        ),
         "weight-stationary GEMM": (_matrix(found, sizes.values, sizes.m, sizes.c_stride)[:, : 4 * sizes.n], values),
     }
     differences = {name: _difference(left, right) for name, (left, right) in expected.items()}
@@ -82,7 +89,7 @@ def _instructions(sizes: _Sizes, source: int, weight: int, result: int) -> list[
         weight,
         result + sizes.sums,
         *strides,
-        dataflow=Dataflow.OUTPUT_STATIONARY,
+        dataflow=sizes.other_dataflow,
         result=Result.INT32,
     )
     values = Gemm(

@@ -36,6 +36,12 @@ class ArrayOptions:
     bus_bytes: int = setting(ArrayConfig.bus_bytes, "bytes of a device memory word: 4, 8, 16, 32 or 64", group=_ARRAY)
     clock_mhz: float = setting(ArrayConfig.clock_mhz, "clock of the array", group=_ARRAY, least=1, most=1000)
     packed_dsp: bool = setting(ArrayConfig.packed_dsp, "two INT8 products in one DSP", group=_ARRAY)
+    dataflows: str = setting(
+        "ws,os",
+        "what the hardware is built for; ws alone takes about half the LUTs",
+        group=_ARRAY,
+        choices=("ws,os", "ws"),
+    )
 
 
 def config_from(given: dict[str, Any]) -> ArrayConfig:
@@ -46,6 +52,8 @@ def config_from(given: dict[str, Any]) -> ArrayConfig:
     """
     check_rules(ArrayOptions(**given))
     changes = {name: value for name, value in given.items() if name != "board"}
+    if "dataflows" in changes:
+        changes["dataflows"] = tuple(sorted(changes["dataflows"].split(",")))
     base = board_config(given["board"]) if given.get("board") else ArrayConfig()
     return fitted_config(base, changes)
 

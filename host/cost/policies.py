@@ -152,6 +152,8 @@ def run_policies(machine: Machine, technology: Technology, workload: Workload) -
     by_flow = {name: _one_dataflow(machine, technology, workload, name) for name in _FLOWS}
     pairs = zip(by_flow["ws"], by_flow["os"], strict=True)
     best = tuple(min(pair, key=lambda cost: (cost.cycles, cost.energy.total)) for pair in pairs)
+    if not machine.config.output_stationary:
+        best = by_flow["ws"]
     return {name: PolicyResult(name, costs, pes) for name, costs in {**by_flow, "auto": best}.items()}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from systolora.hls.config import ArrayConfig
-from systolora.hls.isa import Dataflow, Gemm, OperandA, OperandB, Result, ScaleMode
+from systolora.hls.isa import Gemm, OperandA, OperandB, Result, ScaleMode
 from systolora.sim.cost.mapping import Tiling, best_tilings
 from systolora.sim.cost.tile_times import Machine
 from systolora.sim.functional.patches import PatchGeometry
@@ -101,4 +101,4 @@ def _form(g: PatchGeometry, m: int, n: int, channels: int, block_steps: tuple[in
 @lru_cache(maxsize=1024)
 def _tiling(config: ArrayConfig, shape: Gemm) -> Tiling:
     """The fastest tiling by the performance model."""
-    return best_tilings(Machine.of(config), [shape], tuple(Dataflow))[0]
+    return best_tilings(Machine.of(config), [shape])[0]

@@ -55,7 +55,7 @@ def choose_tiling(
         scale_b=scales[1],
         reuse_a=keep_a,
     )
-    return best_tilings(Machine.of(config), [op], tuple(Dataflow) if dataflow is None else (dataflow,))[0]
+    return best_tilings(Machine.of(config), [op], None if dataflow is None else (dataflow,))[0]
 
 
 @lru_cache(maxsize=8192)

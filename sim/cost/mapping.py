@@ -61,22 +61,20 @@ class _Candidates:
     columns: GemmColumns
 
 
-def best_tilings(
-    machine: Machine, ops: Sequence[Gemm], dataflows: Sequence[Dataflow] = tuple(Dataflow)
-) -> list[Tiling]:
+def best_tilings(machine: Machine, ops: Sequence[Gemm], dataflows: Sequence[Dataflow] | None = None) -> list[Tiling]:
     """The tiling with the fewest clocks for each GEMM, of equals the one that moves least.
 
     Args:
         ops: GEMMs; their own tiles, dataflow and loop order do not matter. One with `reuse_a` gets a tiling with one A tile, and
             its A is not loaded.
-        dataflows: those to choose from.
+        dataflows: those to choose from; by default those that the hardware is built for.
 
     Raises:
         ValueError: if `reuse_a` is set and A does not fit the input memory.
     """
     if not ops:
         return []
-    found = _candidates(machine.config, ops, dataflows)
+    found = _candidates(machine.config, ops, built_dataflows(machine.config) if dataflows is None else dataflows)
     cycles = _search(machine, found, len(ops))
     traffic = _traffic(found.columns)
     order = np.lexsort((traffic, cycles, found.owner))
@@ -90,6 +88,11 @@ def best_tilings(
         )
         for row in chosen
     ]
+
+
+def built_dataflows(config: ArrayConfig) -> tuple[Dataflow, ...]:
+    """The dataflows that the hardware has."""
+    return tuple(Dataflow) if config.output_stationary else (Dataflow.WEIGHT_STATIONARY,)
 
 
 def transposed_product(op: Gemm) -> Gemm:
@@ -178,14 +181,17 @@ def _tilings(config: ArrayConfig, op: Gemm, dataflow: Dataflow, owner: int) -> I
     m, n, k = op.m, op.n, op.k
     stationary = dataflow == Dataflow.WEIGHT_STATIONARY
     bus, rows, cols = config.bus_bytes, config.rows, config.cols
-    sizes_m = _tile_sizes(m, bus, 1 if stationary else rows, config.output_depth)
+    band, standing = config.band_rows, config.stationary_rows
+    sizes_m = _tile_sizes(m, bus, 1 if stationary else standing, config.output_depth)
     sizes_n = _tile_sizes(n, bus, cols, config.weight_depth * cols // min(k, bus))
-    sizes_k = _tile_sizes(k, bus, rows if stationary else 1, config.weight_depth)
+    sizes_k = _tile_sizes(k, bus, rows if stationary else band, config.weight_depth)
     tiles = np.array(list(product(sizes_m, sizes_n, sizes_k)), np.int64)
     tile_m, tile_n, tile_k = tiles.T
-    across, along = (tile_m, tile_k) if stationary else (tile_k, tile_m)
     columns = ceil_div(tile_n, cols)
-    legal = ceil_div(along, rows) * across <= config.input_depth
+    if stationary:
+        legal = ceil_div(tile_k, rows) * tile_m <= config.input_depth
+    else:
+        legal = ceil_div(tile_m, standing) * (ceil_div(tile_k, band) * band) <= config.input_depth
     legal &= (columns * tile_k <= config.weight_depth) & (columns * tile_m <= config.output_depth)
     if op.reuse_a:
         legal &= (tile_m == m) & (tile_k == k)

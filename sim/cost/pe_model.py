@@ -1,8 +1,8 @@
 """The array PE by PE and clock by clock, in numpy: the same registers as `hls/templates/array.hpp`, for small arrays.
 
 Nothing here knows a formula for cycles. `run_weight_stationary` and `run_output_stationary` feed one tile by the schedule of
-docs/architecture.md, section "The array", and count the clocks until its last sum has left; so they are what the formulas of
-`counts.array_time` are proved against.
+docs/architecture.md, section "The array", with a tag on each activation word that travels with its sums, and count the clocks until
+the last tag is at the bottom; so they are what the formulas of `counts.array_time` are proved against.
 """
 
 from __future__ import annotations
@@ -12,18 +12,32 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from systolora.hls.config import MIN_TILE_CLOCKS
+from systolora.hls.config import MIN_TILE_CLOCKS, ArrayConfig
+
+_NO_TAG = -1
 
 
 @dataclass(frozen=True)
 class ArrayControl:
-    """What the array does in one clock; the fields are those of the C++ struct of the same name."""
+    """What the array does in one clock; the fields are those of the C++ struct of the same name.
+
+    Attributes:
+        tag: of the activation word, for whoever watches its sums leave; it is no part of the hardware.
+    """
 
     output_stationary: bool
-    load_row: int = -1
+    load: bool = False
     swap: bool = False
     first: bool = False
     last: bool = False
+    tag: int = _NO_TAG
+
+
+class Bottom(NamedTuple):
+    """The moving sums of the last group after a clock, int32 [cols], and the tag of the word that they belong to."""
+
+    sums: NDArray[np.int32]
+    tag: int
 
 
 class TileRun(NamedTuple):
@@ -41,128 +55,196 @@ class TileRun(NamedTuple):
 
 
 class PeArray:
-    """rows x cols PEs and their registers.
+    """rows x cols PEs and their registers; see `hls/templates/array.hpp` for what they are.
 
     Attributes:
-        passing: int8 [rows, rows]; row r is the activation word at row r of the array, of which it uses lane r.
-        swapping: bool [rows]; the swap that came with that word.
+        waiting: words on their way to the bands, the newest first; delayed: weight words on theirs.
+        passing: what entered each group, the newest first: int8 lanes [rows], and a control for each group.
+        loading: bool [rows]; holding: bool [bands]; the load on its way down.
         active, shadow: int8 [rows, cols]; the weights in use and those that the next swap brings.
-        accumulator, moving: int32 [rows, cols]; sums that stay and sums on their way down.
+        sums: int32 [rows, cols]; what leaves the DSPs of each row.
+        moving: int32 [groups, cols]; what leaves the adders behind each group. tags: [groups], of those sums.
+        standing: int32 [clocks, bands, cols]; the sums of the rows of C that a band works on, the oldest last.
     """
 
-    def __init__(self, rows: int, cols: int) -> None:
-        self.rows = rows
-        self.cols = cols
-        self.passing = np.zeros((rows, rows), np.int8)
-        self.swapping = np.zeros(rows, np.bool_)
+    def __init__(self, config: ArrayConfig) -> None:
+        rows, cols, self.chain, self.groups = config.rows, config.cols, config.chain, config.groups
+        self.rows, self.cols, self.band_rows = rows, cols, config.band_rows
+        self.band_groups = self.band_rows // self.chain
+        self.bands = rows // self.band_rows
+        self.held = self.band_rows - self.band_groups + 1
+        idle = ArrayControl(False)
+        self.waiting = [(np.zeros(rows, np.int8), idle)] * ((self.bands - 1) * self.held + 1)
+        self.delayed = [np.zeros(cols, np.int8)] * ((self.bands - 1) * (self.band_rows + 1) + 1)
+        self.passing = [(np.zeros(rows, np.int8), [idle] * self.groups)] * (self.groups + self.chain + 1)
+        self.loading = np.zeros(rows, np.bool_)
+        self.holding = np.zeros(rows, np.bool_)
         self.active = np.zeros((rows, cols), np.int8)
         self.shadow = np.zeros((rows, cols), np.int8)
-        self.accumulator = np.zeros((rows, cols), np.int32)
-        self.moving = np.zeros((rows, cols), np.int32)
+        self.sums = np.zeros((rows, cols), np.int32)
+        self.moving = np.zeros((self.groups, cols), np.int32)
+        self.tags = [_NO_TAG] * self.groups
+        self.standing = np.zeros((self.held, self.bands, cols), np.int32)
+        row = np.arange(rows)
+        self.group = row // self.chain
+        # The rows of a shorter last group stand at the end of its chain.
+        pad = np.where(self.group == self.groups - 1, self.groups * self.chain - rows, 0)
+        self.skew = row % self.chain + pad + self.group
+        self.band = np.minimum(row // self.band_rows, self.bands)
 
-    def step(
-        self, input_word: NDArray[np.int8], weight_word: NDArray[np.int8], control: ArrayControl
-    ) -> NDArray[np.int32]:
-        """One clock.
+    def step(self, input_word: NDArray[np.int8], weight_word: NDArray[np.int8], control: ArrayControl) -> Bottom:
+        """One clock; every register takes a value that is computed from what all of them held before.
 
         Args:
             input_word: int8 [rows]. weight_word: int8 [cols].
-
-        Returns:
-            int32 [cols], the moving sums of the bottom row after the clock.
         """
-        self.passing = np.concatenate((input_word[np.newaxis], self.passing[:-1]))
-        self.swapping = np.concatenate(([control.swap], self.swapping[:-1]))
-        self.active = np.where(self.swapping[:, np.newaxis], self.shadow, self.active)
-        if control.load_row >= 0:
-            self.shadow[control.load_row] = weight_word
-        above = np.concatenate((np.zeros((1, self.cols), np.int32), self.moving[:-1]))
         if control.output_stationary:
-            self._accumulate(input_word, weight_word, control, above)
-        else:
-            activation = self.passing.diagonal()[:, np.newaxis].astype(np.int32)
-            self.moving = above + activation * self.active
-        return self.moving[-1].copy()
+            self.waiting = [(input_word, control), *self.waiting[:-1]]
+            self.delayed = [weight_word, *self.delayed[:-1]]
+        self.passing = [self._entering(input_word, control), *self.passing[:-1]]
+        self._add(control.output_stationary)
+        activation = np.array([self.passing[self.skew[r] + 1][0][r] for r in range(self.rows)], np.int32)
+        above = np.concatenate((np.zeros((1, self.cols), np.int32), self.sums[:-1]))
+        above[np.arange(self.rows) % self.chain == 0] = 0
+        self.sums = above + activation[:, np.newaxis] * self.active
+        swap = np.array([self.passing[self.skew[r]][1][self.group[r]].swap for r in range(self.rows)])
+        self.active = np.where(swap[:, np.newaxis], self.shadow, self.active)
+        self._load(weight_word, control)
+        return Bottom(self.moving[-1].copy(), self.tags[-1])
 
-    def _accumulate(
-        self,
-        input_word: NDArray[np.int8],
-        weight_word: NDArray[np.int8],
-        control: ArrayControl,
-        above: NDArray[np.int32],
-    ) -> None:
-        base = np.int32(0) if control.first else self.accumulator
-        self.accumulator = base + np.outer(input_word.astype(np.int32), weight_word)
-        self.moving = self.accumulator if control.last else above
+    def _late(self, group: int) -> int:
+        """How many clocks a group's band is behind the first; 0 below the last band."""
+        band = group // self.band_groups
+        return band * self.held if band < self.bands else 0
+
+    def _entering(
+        self, input_word: NDArray[np.int8], control: ArrayControl
+    ) -> tuple[NDArray[np.int8], list[ArrayControl]]:
+        if not control.output_stationary:
+            return input_word, [control] * self.groups
+        lanes = [self.waiting[self._late(int(group))][0][r] for r, group in enumerate(self.group)]
+        return np.array(lanes, np.int8), [self.waiting[self._late(group)][1] for group in range(self.groups)]
+
+    def _add(self, output_stationary: bool) -> None:
+        """The adders behind the groups."""
+        moving, tags = self.moving.copy(), list(self.tags)
+        newest = np.zeros((self.bands, self.cols), np.int32)
+        for g in range(self.groups):
+            complete = self.sums[min(self.rows, (g + 1) * self.chain) - 1]
+            control = self.passing[g + self.chain + 1][1][g]
+            band, part = divmod(g, self.band_groups)
+            base = self.moving[g - 1] if g else np.zeros(self.cols, np.int32)
+            if output_stationary and band < self.bands and part == 0:
+                base = np.zeros(self.cols, np.int32) if control.first else self.standing[-1, band]
+            moving[g], tags[g] = base + complete, control.tag
+            if not output_stationary or part < self.band_groups - 1:
+                continue
+            if band < self.bands:
+                newest[band] = moving[g]
+            if band == self.bands or not control.last:
+                # Sums of the bands above pass by.
+                source = band * self.band_groups - 1
+                moving[g] = self.moving[source] if source >= 0 else 0
+                tags[g] = self.tags[source] if source >= 0 else _NO_TAG
+        self.moving, self.tags = moving, tags
+        if output_stationary:
+            self.standing = np.concatenate((newest[np.newaxis], self.standing[:-1]))
+
+    def _load(self, weight_word: NDArray[np.int8], control: ArrayControl) -> None:
+        arriving = np.concatenate(([control.load], self.loading[:-1]))
+        begins = (np.arange(self.rows) % self.band_rows == 0) & (np.arange(self.rows) > 0)
+        self.loading = np.where(begins & control.output_stationary, self.holding, arriving)
+        self.holding = arriving
+        for r in np.flatnonzero(self.loading):
+            band = int(self.band[r])
+            late = control.output_stationary and band < self.bands
+            self.shadow[r] = self.delayed[band * (self.band_rows + 1)] if late else weight_word
 
 
-def run_weight_stationary(a: NDArray[np.int8], b: NDArray[np.int8], rows: int, cols: int) -> TileRun:
-    """One tile, weight-stationary.
+def run_weight_stationary(a: NDArray[np.int8], b: NDArray[np.int8], config: ArrayConfig) -> TileRun:
+    """One tile, weight-stationary: the rows of the array run along k, its columns along n.
 
     Args:
         a: int8 [tile_m, tile_k]. b: int8 [tile_k, tile_n].
-        rows, cols: size of the array; rows run along k, cols along n.
     """
-    tile_m, tile_n = a.shape[0], b.shape[1]
+    rows, cols, tile_m, tile_n = config.rows, config.cols, a.shape[0], b.shape[1]
     a_blocks, b_blocks = _blocks(a, 1, rows), _blocks(_padded(b, 0, rows), 1, cols)
     row_blocks, blocks = len(a_blocks), len(a_blocks) * len(b_blocks)
     spacing = max(tile_m, rows, MIN_TILE_CLOCKS)
-    array = PeArray(rows, cols)
+    array = PeArray(config)
+    # A row's weights must be there one clock before the swap reaches it; row r's enter r clocks after the first.
+    lead = 1 + int(max(np.arange(rows) - array.skew))
     no_input, no_weight = np.zeros(rows, np.int8), np.zeros(cols, np.int8)
     c = np.zeros((len(b_blocks), tile_m, cols), np.int32)
     clock = busy = stored = 0
     while stored < blocks * tile_m:
-        # Block i preloads row r of its weights at clock i * spacing + r; its first activation enters one clock after row 0.
         load_block, row = divmod(clock, spacing)
         loads = load_block < blocks and row < rows
-        feed_block, m = divmod(clock - 1, spacing)
+        feed_block, m = divmod(clock - lead, spacing)
         feeds = 0 <= feed_block < blocks and m < tile_m
         column_block, row_block = divmod(load_block, row_blocks)
         bottom = array.step(
             a_blocks[feed_block % row_blocks][m] if feeds else no_input,
             b_blocks[column_block][row_block * rows + row] if loads else no_weight,
-            ArrayControl(False, load_row=row if loads else -1, swap=feeds and m == 0),
+            ArrayControl(
+                False,
+                load=loads and row == 0,
+                swap=feeds and m == 0,
+                tag=feed_block // row_blocks * tile_m + m if feeds else _NO_TAG,
+            ),
         )
         busy += feeds
-        # What is at the bottom now entered rows - 1 clocks ago.
-        sum_block, m = divmod(clock - 1 - (rows - 1), spacing)
-        if 0 <= sum_block < blocks and m < tile_m:
-            c[sum_block // row_blocks, m] += bottom
+        if bottom.tag != _NO_TAG:
+            c[divmod(bottom.tag, tile_m)] += bottom.sums
             stored += 1
         clock += 1
     return TileRun(np.concatenate(c, axis=1)[:, :tile_n], clock, busy)
 
 
-def run_output_stationary(a: NDArray[np.int8], b: NDArray[np.int8], rows: int, cols: int) -> TileRun:
-    """One tile, output-stationary.
+def run_output_stationary(a: NDArray[np.int8], b: NDArray[np.int8], config: ArrayConfig) -> TileRun:
+    """One tile, output-stationary: bands of rows work on as many rows of C, the columns run along n.
 
     Args:
         a: int8 [tile_m, tile_k]. b: int8 [tile_k, tile_n].
-        rows, cols: size of the array; rows run along m, cols along n.
     """
-    tile_m, tile_k, tile_n = *a.shape, b.shape[1]
-    a_blocks, b_blocks = _blocks(a.T, 1, rows), _blocks(b, 1, cols)
-    row_blocks, blocks = len(a_blocks), len(a_blocks) * len(b_blocks)
-    spacing = max(tile_k, rows)
-    array = PeArray(rows, cols)
-    no_input, no_weight = np.zeros(rows, np.int8), np.zeros(cols, np.int8)
-    c = np.zeros((len(b_blocks), row_blocks * rows, cols), np.int32)
+    tile_m, tile_n, cols, band, standing = a.shape[0], b.shape[1], config.cols, config.band_rows, config.stationary_rows
+    padded = _padded(_padded(a, 0, standing), 1, band)
+    depth, m_blocks, array = padded.shape[1], len(padded) // standing, PeArray(config)
+    b_blocks = _blocks(_padded(b, 0, band), 1, cols)
+    blocks, spacing = m_blocks * len(b_blocks), max(depth, standing)
+    lead = 1 + int(max((np.arange(config.rows) - array.skew)[:band]))
+    no_input, no_weight = np.zeros(config.rows, np.int8), np.zeros(cols, np.int8)
+    c = np.zeros((len(b_blocks), m_blocks * standing, cols), np.int32)
     clock = busy = stored = 0
-    while stored < blocks * rows:
-        block, k = divmod(clock, spacing)
-        feeds = block < blocks and k < tile_k
-        column_block, row_block = divmod(block, row_blocks)
+    while stored < blocks * standing:
+        load_block, k = divmod(clock, spacing)
+        loads = load_block < blocks and k < depth
+        feed_block, place = divmod(clock - lead, spacing)
+        feeds = 0 <= feed_block < blocks and place < depth
+        column_block, m_block = divmod(feed_block, m_blocks)
+        chunk, turn = divmod(place, band)
+        word = no_input.copy()
+        if feeds:
+            rows_of_c = padded[m_block * standing + turn : (m_block + 1) * standing : band]
+            word[:standing] = rows_of_c[:, chunk * band : (chunk + 1) * band].ravel()
         bottom = array.step(
-            a_blocks[row_block][k] if feeds else no_input,
-            b_blocks[column_block][k] if feeds else no_weight,
-            ArrayControl(True, first=feeds and k == 0, last=feeds and k == tile_k - 1),
+            word,
+            b_blocks[load_block // m_blocks][k] if loads else no_weight,
+            ArrayControl(
+                True,
+                load=loads and k % band == 0,
+                swap=feeds and turn == 0,
+                first=feeds and place < band,
+                last=feeds and place >= depth - band,
+                tag=feed_block * band + turn if feeds else _NO_TAG,
+            ),
         )
         busy += feeds
-        # The bottom row leaves at the clock of `last`, the row above it one clock later, and so on.
-        drain_block, age = divmod(clock - (tile_k - 1), spacing)
-        if drain_block >= 0 and age < rows:
-            column_block, row_block = divmod(drain_block, row_blocks)
-            c[column_block, row_block * rows + rows - 1 - age] = bottom
+        if bottom.tag != _NO_TAG:
+            # The bands' sums of one block follow each other: the band is told by how many came before.
+            block, turn = divmod(bottom.tag, band)
+            column_block, m_block = divmod(block, m_blocks)
+            c[column_block, m_block * standing + stored % standing // band * band + turn] = bottom.sums
             stored += 1
         clock += 1
     return TileRun(np.concatenate(c, axis=1)[:tile_m, :tile_n], clock, busy)

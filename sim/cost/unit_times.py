@@ -4,13 +4,14 @@ The loops whose trip counts these formulas are stand in `hls/templates/`: comput
 functions take and give int64 columns, one element a tile, and none of them knows about the steps around it.
 
 *Array, overlapped* (what is built; docs/architecture.md derives it, `pe_model` proves it):
-`(blocks - 1) * spacing + T + rows` weight-stationary, `(blocks - 1) * spacing + T + rows - 1` output-stationary, where T is what
-streams (tile_m or tile_k) and the spacing of blocks is T, but at least `rows` (and 8).
+`(blocks - 1) * spacing + T + rows + 2` weight-stationary, where T = tile_m streams and the spacing of blocks is T, but at least `rows`
+(and 8). Output-stationary T is tile_k in whole bands, blocks are of `stationary_rows` rows of C, which is also the least spacing, and the
+last block ends `counts.stationary_end` after its T.
 
 *Array, nothing overlapped*: each block takes all its phases before the next begins.
 Skewed, as in most papers: operands enter staggered along both edges, so a block takes `rows` to preload (or to drain), T to stream,
 `rows - 1` and `cols - 1` for the stagger: 2 rows + cols + T - 2 in both dataflows.
-Broadcast, as this array's PEs are wired: `rows` to preload, T to stream, rows - 1 until the last sum is out: 2 rows + T - 1
+Broadcast, as PEs are wired that all get the same word in the same clock: `rows` to preload, T to stream, rows - 1 until the last sum is out: 2 rows + T - 1
 weight-stationary; T + rows - 1 output-stationary, whose sums leave while the last of them forms.
 
 *Load, straight*: a bus word holds `bus / segment` segments, and one segment is written a clock.
@@ -38,6 +39,8 @@ from numpy.typing import NDArray
 from systolora.hls.config import FLOAT_BYTES, MIN_TILE_CLOCKS, ArrayConfig
 from systolora.hls.generate import LINE_WORDS
 from systolora.hls.isa import Dataflow, ScaleMode
+
+from systolora.sim.functional.counts import stationary_end
 
 from .columns import GemmColumns, ceil_div
 from .dram import DramModel
@@ -86,15 +89,20 @@ def array_work(
     config: ArrayConfig, kind: ArrayKind, dataflow: Ints, tile_m: Ints, tile_n: Ints, tile_k: Ints
 ) -> ArrayWork:
     """The array's work on tiles of tile_m x tile_k x tile_n."""
-    rows = config.rows
+    rows, standing, band = config.rows, config.stationary_rows, config.band_rows
     stationary = dataflow == Dataflow.WEIGHT_STATIONARY
     column_blocks = ceil_div(tile_n, config.cols)
+    if kind is ArrayKind.OVERLAPPED:
+        blocks = column_blocks * np.where(stationary, ceil_div(tile_k, rows), ceil_div(tile_m, standing))
+        stream = np.where(stationary, tile_m, ceil_div(tile_k, band) * band)
+        spacing = np.maximum(stream, np.where(stationary, max(rows, MIN_TILE_CLOCKS), standing))
+        cycles = (blocks - 1) * spacing + stream + np.where(stationary, rows + 2, stationary_end(config))
+        busy = blocks * stream
+        weight_reads = np.where(stationary, blocks * rows, busy)
+        return ArrayWork(cycles, busy, weight_reads, np.where(stationary, busy, column_blocks * tile_m))
     blocks = column_blocks * ceil_div(np.where(stationary, tile_k, tile_m), rows)
     stream = np.where(stationary, tile_m, tile_k)
-    if kind is ArrayKind.OVERLAPPED:
-        spacing = np.maximum(stream, np.where(stationary, max(rows, MIN_TILE_CLOCKS), rows))
-        cycles = (blocks - 1) * spacing + stream + rows - np.where(stationary, 0, 1)
-    elif kind is ArrayKind.SERIAL_SKEWED:
+    if kind is ArrayKind.SERIAL_SKEWED:
         cycles = blocks * (2 * rows + config.cols + stream - 2)
     else:
         cycles = blocks * (stream + rows - 1 + np.where(stationary, rows, 0))
@@ -126,7 +134,7 @@ def load_input(config: ArrayConfig, dram: DramModel, c: GemmColumns, tile_m: Int
     """Loading an A tile. Of patches all are counted: a pixel that does not exist takes a clock too."""
     transposed = c.transpose_a == 1
     lines, length = np.where(transposed, tile_k, tile_m), np.where(transposed, tile_m, tile_k)
-    turned = transposed == (c.dataflow == Dataflow.WEIGHT_STATIONARY)
+    turned = transposed
     words = ceil_div(length, config.bus_bytes)
     # A run of patches ends with the channels of its pixel.
     runs = np.where(c.channels > 0, ceil_div(length, np.maximum(c.channels, 1)), 1)

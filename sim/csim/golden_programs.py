@@ -175,7 +175,7 @@ def _scaled(memory: _Memory) -> list[Instruction]:
     m, n, k = _sizes(memory.config)
     op = replace(
         _shape(m, n, k),
-        dataflow=Dataflow.OUTPUT_STATIONARY,
+        dataflow=Dataflow(int(memory.config.output_stationary)),
         transpose_a=True,
         transpose_b=True,
         result=Result.FLOAT32,

@@ -37,7 +37,7 @@ def random_gemm(config: ArrayConfig, rng: np.random.Generator, m: int, n: int, k
     float_result = result != Result.INT32
     op = Gemm(
         *(m, n, k, m, n, k, 0, 0, 0, 0, 0, 0),
-        dataflow=Dataflow(int(rng.integers(2))),
+        dataflow=Dataflow(int(rng.integers(2)) * config.output_stationary),
         transpose_a=flag(),
         transpose_b=flag(),
         result=result,

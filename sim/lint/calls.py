@@ -43,7 +43,10 @@ def _several_instances(project: Project, function: Function, below: frozenset[st
     if function.id in below:
         return ""
     for first, second in combinations(calls, 2):
-        if not _exclude_each_other(first.node, second.node):
+        same = (
+            first.node.referenced.get_usr() == second.node.referenced.get_usr()
+        )  # another instance of a template is not
+        if same and not _exclude_each_other(first.node, second.node):
             return f"{function.name} is called in lines {first.node.line} and {second.node.line}"
     for call in calls:
         loop = _copying_loop(project, call)

@@ -116,7 +116,8 @@ _TABLE = (
     Rule(
         "SUB13",
         "a function with static variables has one call site, or sites of which only one can run"
-        " (branches of one if or switch): pass the state in as an argument",
+        " (branches of one if or switch): pass the state in as an argument, or make it a template, of which each instance"
+        " has its own",
         "copies of the hardware would have to share the state, and C-simulation hides it",
         f"{_DATAFLOW}, rule 5",
     ),

@@ -250,7 +250,7 @@ class ProgramBuilder:
         stride = self.stride(op.n * RESULT_BYTES[result])
         op = replace(
             op,
-            dataflow=self.pick(Dataflow),
+            dataflow=self.pick(Dataflow) if self.config.output_stationary else Dataflow.WEIGHT_STATIONARY,
             loop_order=self.pick(LoopOrder),
             result=result,
             accumulate=self.flag(),

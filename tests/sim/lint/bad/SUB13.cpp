@@ -1,7 +1,8 @@
 // State shared by several call sites.
-// finding: SUB13 on line 6
-// finding: SUB13 on line 12
-// finding: SUB13 on line 22
+// finding: SUB13 on line 7
+// finding: SUB13 on line 13
+// finding: SUB13 on line 23
+// finding: SUB13 on line 37
 static int count_calls(int x) {
     static int calls = 0;
     static const int step[2] = {1, 2};
@@ -31,6 +32,18 @@ static int choose(int x) {
     last += x;
     return last;
 }
+template <int kColumn>
+static int twice(int x) {
+    static int held = 0;
+    held += x;
+    return held;
+}
+template <int kColumn>
+static int once(int x) {
+    static int kept = 0;
+    kept += x;
+    return kept;
+}
 
 void systolora_top(int n) {
 #pragma HLS INTERFACE mode=s_axilite port=n
@@ -41,6 +54,8 @@ copies:
 #pragma HLS UNROLL
         a += accumulate(i);
     }
+    a += twice<0>(n) + twice<1>(n) + twice<1>(a);
+    a += once<0>(n) + once<1>(n);
     a += wrapper(n);
     a += wrapper(a);
     if (n & 1) {
