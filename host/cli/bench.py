@@ -133,7 +133,8 @@ def _shapes(model: str, resolution: int, given: list[str]) -> dict[tuple[int, in
         shapes[m, n, k] = 1
     if shapes:
         return shapes
-    for distinct in trace_workload(model, StepOptions(targets="all", resolution=resolution)).gemms:
+    options = StepOptions(targets="all", adapt="kv", attention_products=True, resolution=resolution)
+    for distinct in trace_workload(model, options).gemms:
         op = distinct.gemm.op
         shapes[op.m, op.n, op.k] = shapes.get((op.m, op.n, op.k), 0) + distinct.count
     return shapes

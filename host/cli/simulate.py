@@ -10,6 +10,7 @@ from systolora.cost.policies import POLICIES
 from systolora.cost.run import run_simulate
 from systolora.cost.settings import SimulateSettings
 from systolora.cost.simulation import Simulation
+from systolora.offloading.target_names import adapted_by
 
 from .options import make_console, print_table
 
@@ -46,10 +47,11 @@ def print_simulation(simulation: Simulation, console: Console) -> None:
 
 def _headline(simulation: Simulation) -> str:
     config, workload, settings = simulation.machine.config, simulation.workload, simulation.settings
+    products = "on the accelerator" if settings.attention_products else "left to the host"
     kind = "SCALE-Sim 3.0.0's array" if settings.compat else f"{simulation.machine.kind.value} array"
     return (
-        f"{workload.spec.title}, targets {settings.targets}, adapter on {settings.adapt} with rank {settings.rank}, batch "
-        f"{settings.batch}: {workload.gemm_count:,} GEMMs, {workload.macs() / 1e9:,.2f} GMAC a step\n"
+        f"{workload.spec.title}, targets {settings.targets}, attention products {products}, adapter on "
+        f"{adapted_by(settings.targets, settings.adapt)} with rank {settings.rank}, batch {settings.batch}: {workload.gemm_count:,} GEMMs, {workload.macs() / 1e9:,.2f} GMAC a step\n"
         f"{config.rows} x {config.cols} {kind}, {config.clock_mhz:g} MHz, ports of {config.bus_bytes} bytes, "
         f"device memory {config.dram_gbps:g} GB/s"
     )

@@ -46,6 +46,7 @@ def _step_options(settings: SimulateSettings, machine: Machine) -> StepOptions:
     return StepOptions(
         targets=settings.targets,
         adapt=settings.adapt,
+        attention_products=settings.attention_products,
         rank=settings.rank,
         batch=settings.batch,
         resolution=settings.resolution,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from systolora.errors import UserError
 from systolora.hls.config import ArrayConfig, board_config, fitted_config
 from systolora.hls.isa import Result
+from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS
 from systolora.options import check_rules, setting
 from systolora.sim.cost.dram import READ_LATENCY_NS, REQUESTS_IN_FLIGHT, DramModel
 from systolora.sim.cost.energy import TECHNOLOGIES
@@ -29,9 +30,15 @@ class SimulateSettings:
         "kv",
         "layers on the accelerator: kv (cross-attention key and value), attention, linear, all",
         group=_STEP,
-        choices=("kv", "attention", "linear", "all"),
+        choices=TARGETS,
     )
-    adapt: str = setting("kv", "layers that get an adapter", group=_STEP, choices=("kv", "attention", "linear"))
+    adapt: str = setting(
+        "",
+        "layers that get an adapter: kv, attention, linear; empty means kv for targets kv, else attention, as in train",
+        group=_STEP,
+        choices=("", *ADAPTED, "linear"),
+    )
+    attention_products: bool = setting(False, ATTENTION_PRODUCTS_HELP, group=_STEP)
     rank: int = setting(4, "rank of the adapter", group=_STEP, least=1, most=8192)
     batch: int = setting(1, "pictures per step", group=_STEP, least=1, most=65_536)
     resolution: int = setting(0, "pixels of the square; 0 means the model's own", group=_STEP, least=0, most=16_384)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from systolora.hls.isa import End, Instruction
+from systolora.offloading.target_names import adapted_by
 from systolora.sim.cost.energy import PeakFigures, Technology, energy, peak_figures, technology
 from systolora.sim.cost.quantize_times import quantize_time, quantize_work
 from systolora.sim.cost.tile_times import Machine
@@ -102,7 +103,8 @@ class Simulation:
         return {
             "workload": self.settings.workload,
             "targets": self.settings.targets,
-            "adapt": self.settings.adapt,
+            "adapt": adapted_by(self.settings.targets, self.settings.adapt),
+            "attention_products": self.settings.attention_products,
             "rank": self.settings.rank,
             "batch": self.settings.batch,
             "resolution": self.settings.resolution or workload.spec.resolution,
