@@ -56,6 +56,11 @@ class ConvolutionCall:
     input_grad: bool
     source: int
 
+    @property
+    def pixelwise(self) -> bool:
+        """Whether it is a linear layer of each pixel."""
+        return (self.kernel, self.stride, self.padding) == ((1, 1), 1, (0, 0))
+
 
 @dataclass(frozen=True)
 class AttentionCall:

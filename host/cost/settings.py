@@ -42,6 +42,11 @@ class SimulateSettings:
     rank: int = setting(4, "rank of the adapter", group=_STEP, least=1, most=8192)
     batch: int = setting(1, "pictures per step", group=_STEP, least=1, most=65_536)
     resolution: int = setting(0, "pixels of the square; 0 means the model's own", group=_STEP, least=0, most=16_384)
+    release_weights: bool = setting(
+        False,
+        "frozen weights of these layers are kept in memory as INT8 only, as offload's release_weights",
+        group=_STEP,
+    )
     board: str = setting("", "preset of the array (systolora boards); the options below change it", group=_ARRAY)
     rows: int = setting(0, "rows of the array; 0 means the board's, or 64", group=_ARRAY, least=0, most=256)
     cols: int = setting(0, "columns of the array; 0 means the board's, or 64", group=_ARRAY, least=0, most=256)
@@ -65,6 +70,9 @@ class SimulateSettings:
         group=_ARRAY,
         least=1,
         most=65_536,
+    )
+    host: str = setting(
+        "", "file of 'systolora bench host' with the speed of the board's processor; none: an assumption", group=_ARRAY
     )
     result: str = setting("float32", "what GEMMs write and quantizations read", group=_ARRAY, choices=tuple(RESULTS))
     overlap: bool = setting(

@@ -70,16 +70,19 @@ class _Attention(torch.autograd.Function):
         plan = ContextGradientPlan(shape, need_v, need_q or need_k)
         found = _run(layer, plan, {"grad_o": grad_o, "p": p, "v": v})
         if need_q or need_k:
-            grad_p = found["grad_p"]
-            # The softmax's gradient: p (grad_p - sum(grad_p p)).
-            products = grad_p * p
-            grad_s = products - p * products.sum(-1, keepdim=True)
+            grad_s = softmax_gradient(p, found["grad_p"])
             found |= _run(
                 layer, ScoresGradientPlan(shape, ctx.scale, need_q, need_k), {"grad_s": grad_s, "k": k, "q": q}
             )
         like = {"grad_q": q, "grad_k": k, "grad_v": v}
         grads = [found[name].view(x.shape).to(x.dtype) if name in found else None for name, x in like.items()]
         return None, None, None, *grads
+
+
+def softmax_gradient(p: Tensor, grad_p: Tensor) -> Tensor:
+    """The gradient of the scores, p (grad_p - sum(grad_p p)); all [..., queries, keys]."""
+    products = grad_p * p
+    return products - p * products.sum(-1, keepdim=True)
 
 
 def _run(layer: OffloadedLayer, plan: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:
