@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -20,6 +19,9 @@ from systolora.offloading.target_names import TARGETS
 from systolora.sim.cost.mapping import best_products
 from systolora.sim.cost.unit_times import ArrayKind
 
+from .footprint import SYSTEM_BYTES
+from .host_time import HostAssumptions
+from .paper_gains import PAPER, Gain, verdict
 from .policies import array_alone
 from .settings import SimulateSettings
 from .sharing import key_value_variants
@@ -29,8 +31,13 @@ from .workloads import StepOptions, Workload, trace_workload
 _WIDTHS = (16, 64)
 _ADAPT = "kv"
 """Where the paper has its adapter; of all tables."""
-_PAPER = (1.22, 1.27)
-"""The CDM-QTA paper's gains of its hybrid over weight- and output-stationary only."""
+_BOARD_ROWS = (
+    ("kv", "kv", False),
+    ("linear", "linear", False),
+    ("all but attention products", "all", False),
+    ("all", "all", True),
+)
+"""Title, targets and whether the products of attention are on the accelerator."""
 _BOUNDS = {
     "array": "array",
     "input": "input port",
@@ -67,20 +74,6 @@ def _mega(value: float) -> str:
     return f"{value / 1e6:,.2f}"
 
 
-@dataclass(frozen=True)
-class Gain:
-    """Cycles of one set of layers on one array, by policy."""
-
-    array: str
-    targets: str
-    cycles: dict[str, int]
-
-    @property
-    def ratios(self) -> tuple[float, float]:
-        """How much faster choosing per GEMM is than weight- and output-stationary only."""
-        return self.cycles["ws"] / self.cycles["auto"], self.cycles["os"] / self.cycles["auto"]
-
-
 def gains() -> list[Gain]:
     """How much choosing per GEMM gains, for each array and set of layers."""
     found = []
@@ -107,15 +100,6 @@ def ratio_table(found: list[Gain]) -> str:
     ]
     titles = ("array", "layers", "WS Mcycles", "OS Mcycles", "best for each", "gain over WS", "gain over OS")
     return _table(titles, rows)
-
-
-def like_the_paper(found: list[Gain]) -> list[str]:
-    """Rows in which both gains are at least what is left of the paper's if one fifth of it is taken off."""
-    return [
-        f"{gain.array}, {gain.targets} ({gain.ratios[0]:.2f} and {gain.ratios[1]:.2f})"
-        for gain in found
-        if gain.ratios[0] >= 1 + 0.8 * (_PAPER[0] - 1) and gain.ratios[1] >= 1 + 0.8 * (_PAPER[1] - 1)
-    ]
 
 
 def utilization_table(bus: int) -> str:
@@ -154,37 +138,45 @@ def utilization_without_products(bus: int) -> float:
 
 
 def board_table() -> str:
-    """Predicted step times of SD 1.5 for each board preset."""
+    """Predicted step times of SD 1.5 for each board preset, the host's part included."""
     rows = []
     for name, config in BOARDS.items():
-        for targets in ("kv", "linear", "all"):
-            done = _simulated(board=name, targets=targets)
-            seconds = [done.policies["auto"].cycles, done.quantize_cycles, done.step_cycles()]
+        for title, targets, products in _BOARD_ROWS:
+            done = _simulated(targets, products, board=name)
+            seconds = [value / config.clock_mhz / 1e6 for value in (done.policies["auto"].cycles, done.quantize_cycles)]
             bounds = done.cycles_by("bound")
-            first = max(bounds, key=lambda key: bounds[key])
             rows.append(
                 [
-                    name,
-                    f"{config.rows} x {config.cols}",
-                    targets,
-                    *(f"{value / config.clock_mhz / 1e6:.3f}" for value in seconds),
-                    f"{done.policies['auto'].utilization:.1%}",
-                    _BOUNDS[first],
-                    _BOUNDS[done.bottleneck()],
+                    *(name, f"{config.rows} x {config.cols}", title),
+                    *(f"{value:.3f}" for value in (*seconds, done.step_seconds())),
+                    *(f"{done.policies['auto'].utilization:.1%}", f"{done.step_utilization():.1%}"),
+                    *(_BOUNDS[max(bounds, key=lambda key: bounds[key])], _BOUNDS[done.bottleneck()]),
+                    *(f"{done.host.seconds:.1f}", f"{done.wall_seconds():.1f}"),
+                    f"{done.footprint.total / 1e9:.1f} of {done.footprint.board_bytes / 1e9:.1f}",
                 ]
             )
     titles = (
-        "board",
-        "array",
-        "layers",
-        "GEMM s",
-        "QUANTIZE s",
-        "step s",
-        "utilization",
-        "GEMMs bound by",
-        "bottleneck",
+        *("board", "array", "layers", "GEMM s", "QUANTIZE s", "accelerator s", "GEMM utilization"),
+        *("step utilization", "GEMMs bound by", "bottleneck", "host s", "both s", "memory GB"),
     )
     return _table(titles, rows)
+
+
+def host_table() -> str:
+    """What the host's part of a step of SD 1.5 consists of, and what is assumed of its processor."""
+    costs = [_simulated(targets, products).host for _, targets, products in _BOARD_ROWS]
+    parts = [cost.seconds_by_operator() for cost in costs]
+    names = sorted({name for part in parts for name in part}, key=lambda name: -max(p.get(name, 0.0) for p in parts))
+    rows = [
+        [
+            name.replace("_", " "),
+            f"{costs[0].rates.ns[name]:.2f}" if name in costs[0].rates.ns else "",
+            *(f"{part.get(name, 0.0):.2f}" for part in parts),
+        ]
+        for name in names
+    ]
+    rows.append(["**all**", "", *(f"**{cost.seconds:.1f}**" for cost in costs)])
+    return _table(("operator", "ns an element", *(f"{title}, s" for title, _, _ in _BOARD_ROWS)), rows)
 
 
 def sharing_table(bus: int) -> str:
@@ -274,13 +266,16 @@ def render_page() -> str:
     found = gains()
     return environment.get_template("performance.md").render(
         ratios=ratio_table(found),
-        like_the_paper=like_the_paper(found),
-        paper=_PAPER,
+        verdict=verdict(found),
+        paper=PAPER,
         narrow=utilization_table(16),
         wide=utilization_table(64),
         without_products={bus: f"{utilization_without_products(bus):.1%}" for bus in _WIDTHS},
         array_limit=f"{_array_limit():.1%}",
         boards=board_table(),
+        host=host_table(),
+        processor=HostAssumptions(),
+        system=SYSTEM_BYTES,
         sharing_narrow=sharing_table(16),
         sharing_wide=sharing_table(64),
         roles=roles_table(),

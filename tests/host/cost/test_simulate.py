@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from systolora.cli.options import make_console
 from systolora.cli.simulate import print_simulation, run_simulation
-from systolora.cost.performance_page import like_the_paper, render_page
+from systolora.cost.paper_gains import Gain, like_the_paper, two_sided, verdict
+from systolora.cost.performance_page import render_page
 from systolora.cost.policies import POLICIES, array_alone
 from systolora.cost.report import render_report
 from systolora.cost.run import run_simulate
@@ -321,13 +322,25 @@ def test_results_go_over_our_own_files_and_over_no_other(tmp_path: Path, option:
 
 
 def test_the_page_names_only_rows_that_have_both_gains() -> None:
-    from systolora.cost.performance_page import Gain
-
     rows = [
         Gain("one", "all", {"ws": 128, "os": 126, "auto": 100}),
         Gain("other", "kv", {"ws": 155, "os": 108, "auto": 100}),
     ]
     assert like_the_paper(rows) == ["one, all (1.28 and 1.26)"]
+
+
+def test_the_page_says_that_no_row_has_both_gains_of_the_paper_two_sided() -> None:
+    """0.28 over weight-stationary is 127 % of the paper's 0.22: too much to be called the same."""
+    far = Gain("far", "kv", {"ws": 155, "os": 108, "auto": 100})
+    near = Gain("near", "all", {"ws": 128, "os": 126, "auto": 100})
+    assert near.shares == pytest.approx((0.28 / 0.22, 0.26 / 0.27)) and near.distance == pytest.approx(0.06 / 0.22)
+    assert two_sided([far, near]) == [] and like_the_paper([far, near]) == [str(near)]
+    text = verdict([far, near])
+    assert text.startswith("No row has both gains of the paper.")
+    assert "nearest row is near, all (1.28 and 1.26)" in text and "127% and 96% of the paper's" in text
+    same = Gain("same", "all", {"ws": 120, "os": 131, "auto": 100})
+    assert two_sided([far, near, same]) == ["same, all (1.20 and 1.31)"]
+    assert verdict([far, same]).startswith("Rows in which both are the paper's: same, all (1.20 and 1.31).")
 
 
 @pytest.mark.slow
