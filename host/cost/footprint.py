@@ -31,10 +31,12 @@ class Footprint:
     """Bytes by what they are for.
 
     Attributes:
-        parts: name to bytes. board: of BOARD_TABLE, or "". board_bytes: its memory, 0 without a board.
+        parts: name to bytes. releasable: of the float32 weights, those that the device has as int8 too, where they are kept.
+        board: of BOARD_TABLE, or "". board_bytes: its memory, 0 without a board.
     """
 
     parts: Mapping[str, int]
+    releasable: int = 0
     board: str = ""
     board_bytes: int = 0
 
@@ -56,6 +58,7 @@ class Footprint:
         return (
             f"warning: the step needs {self.total / 1e9:.2f} GB and {self.board} has {self.board_bytes / 1e9:.2f} GB: "
             f"{', '.join(f'{name} {size / 1e9:.2f}' for name, size in largest)} GB are the largest parts"
+            + (f"; --release-weights saves {self.releasable / 1e9:.2f} GB" if self.releasable else "")
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,6 +66,7 @@ class Footprint:
         return {
             "parts": dict(self.parts),
             "bytes": self.total,
+            "bytes_with_released_weights": self.total - self.releasable,
             "board_bytes": self.board_bytes or None,
             "fits": self.fits,
         }
@@ -78,10 +82,10 @@ def step_footprint(
         release_weights: frozen weights of offloaded layers are kept as int8 only, as `offload(release_weights=True)` does.
     """
     layers = _layers(workload)
-    released = sum(_weights(call) for call in layers) if release_weights else 0
+    twice = FLOAT_BYTES * sum(_weights(call) for call in layers)
     instructions = workload.gemm_count + sum(item.count for item in workload.quantizes)
     parts = {
-        "float32 weights": FLOAT_BYTES * (workload.parameters - released),
+        "float32 weights": FLOAT_BYTES * workload.parameters - (twice if release_weights else 0),
         "int8 weights": sum(_int8_weight(call, bus_bytes) for call in layers),
         "adapter, gradients, optimizer": FLOAT_BYTES * (2 + _MOMENTS) * workload.trainable,
         "activations kept for backward": workload.trace.kept_bytes + _int8_copies(workload, rank, bus_bytes),
@@ -90,7 +94,12 @@ def step_footprint(
         "programs": INSTRUCTION_BYTES * instructions,
         "system and libraries, assumed": SYSTEM_BYTES,
     }
-    return Footprint(parts, board, BOARD_TABLE[board].dram_mb << 20 if board else 0)
+    return Footprint(
+        parts=parts,
+        releasable=0 if release_weights else twice,
+        board=board,
+        board_bytes=BOARD_TABLE[board].dram_mb << 20 if board else 0,
+    )
 
 
 def _layers(workload: Workload) -> list[LinearCall | ConvolutionCall]:

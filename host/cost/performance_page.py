@@ -144,7 +144,7 @@ def board_table() -> str:
         for title, targets, products in _BOARD_ROWS:
             done = _simulated(targets, products, board=name)
             seconds = [value / config.clock_mhz / 1e6 for value in (done.policies["auto"].cycles, done.quantize_cycles)]
-            bounds = done.cycles_by("bound")
+            bounds, memory = done.cycles_by("bound"), done.footprint
             rows.append(
                 [
                     *(name, f"{config.rows} x {config.cols}", title),
@@ -152,12 +152,16 @@ def board_table() -> str:
                     *(f"{done.policies['auto'].utilization:.1%}", f"{done.step_utilization():.1%}"),
                     *(_BOUNDS[max(bounds, key=lambda key: bounds[key])], _BOUNDS[done.bottleneck()]),
                     *(f"{done.host.seconds:.1f}", f"{done.wall_seconds():.1f}"),
-                    f"{done.footprint.total / 1e9:.1f} of {done.footprint.board_bytes / 1e9:.1f}",
+                    *(
+                        f"{size / 1e9:.1f}"
+                        for size in (memory.total, memory.total - memory.releasable, memory.board_bytes)
+                    ),
                 ]
             )
     titles = (
         *("board", "array", "layers", "GEMM s", "QUANTIZE s", "accelerator s", "GEMM utilization"),
-        *("step utilization", "GEMMs bound by", "bottleneck", "host s", "both s", "memory GB"),
+        *("step utilization", "GEMMs bound by", "bottleneck", "host s", "both s"),
+        *("memory GB", "weights released", "the board has"),
     )
     return _table(titles, rows)
 

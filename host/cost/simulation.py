@@ -136,7 +136,7 @@ class Simulation:
                 "cycles": self.step_cycles(),
                 "seconds": self.step_seconds(),
                 "host_seconds": self.host.seconds,
-                "wall_seconds": self.wall_seconds(),
+                "wall_seconds": None if self.settings.compat else self.wall_seconds(),
                 "utilization": round(self.step_utilization(), 6),
                 **self._step_traffic(),
                 "bottleneck": self.bottleneck(),
