@@ -25,7 +25,7 @@ from systolora.sim.cost.tile_times import Machine
 def main() -> None:
     """Prints the table."""
     began = time.perf_counter()
-    sdxl = trace_workload("sdxl", StepOptions(targets="all"))
+    sdxl = trace_workload("sdxl", StepOptions(targets="all", adapt="kv", attention_products=True))
     traced = time.perf_counter() - began
     table = Table(title="performance model")
     for title in ("what", "figure", "asked for"):

@@ -1,4 +1,4 @@
-"""`systolora bench`: the emulator's integer core, and a whole training step, next to what torch offers."""
+"""`systolora bench`: the emulator's integer core and a training step next to torch, and the processor's part of a step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json as jsonlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from systolora.bench.step import WayResult
 
 bench = typer.Typer(
-    help="Measure speed and memory next to torch.", no_args_is_help=True, rich_markup_mode=None, cls=CommandGroup
+    help="Measure speed and memory on this machine.", no_args_is_help=True, rich_markup_mode=None, cls=CommandGroup
 )
 
 _MOST_BYTES = 1 << 33
@@ -110,6 +111,41 @@ def step(
         print(jsonlib.dumps(figures))
 
 
+@bench.command(cls=GroupedCommand)
+def host(
+    out: Annotated[str, typer.Option(help="Write the figures to this file, for simulate --host.")] = "",
+    elements: Annotated[
+        int, typer.Option(min=1024, max=1 << 30, help="Of the tensors; they should not fit the caches.")
+    ] = 1 << 22,
+    repeats: Annotated[int, typer.Option(min=1, max=10_000, help="Of each operator; the median counts.")] = 5,
+    threads: Annotated[int, typer.Option(min=0, max=4096, help="CPU threads; 0 leaves it to torch.")] = 0,
+    json: Json = False,
+) -> None:
+    """What this machine's processor takes for its part of a step: operators, float32 products, copying. Run it on the board."""
+    import torch
+    from systolora.bench.host import bench_host
+    from systolora.cost.host_time import RATES_MARK
+    from systolora.outputs import check_file, write_output
+
+    if out:
+        check_file(Path(out), "--out", RATES_MARK)
+    if threads:
+        torch.set_num_threads(threads)
+    rates = bench_host(elements, repeats)
+    table = Table(title=f"{rates.name}: {rates.gmacs:.1f} GMAC/s in float32, {rates.gbps:.1f} GB/s copied")
+    table.add_column("operator")
+    table.add_column("ns an element", justify="right")
+    for name, ns in rates.ns.items():
+        table.add_row(name.replace("_", " "), f"{ns:.2f}")
+    console = make_console(json)
+    print_table(console, table)
+    if out:
+        write_output(Path(out), rates.as_json().encode(), "--out", RATES_MARK)
+        console.print(f"written: {out}", soft_wrap=True)
+    if json:
+        print(jsonlib.dumps({**vars(rates), "ns": dict(rates.ns)}))
+
+
 def _share_table(results: Mapping[str, WayResult]) -> Table:
     table = Table("of a step's time", *results, title="where the time goes")
     for group in dict.fromkeys(group for result in results.values() for group in result.shares):
@@ -133,7 +169,8 @@ def _shapes(model: str, resolution: int, given: list[str]) -> dict[tuple[int, in
         shapes[m, n, k] = 1
     if shapes:
         return shapes
-    for distinct in trace_workload(model, StepOptions(targets="all", resolution=resolution)).gemms:
+    options = StepOptions(targets="all", adapt="kv", attention_products=True, resolution=resolution)
+    for distinct in trace_workload(model, options).gemms:
         op = distinct.gemm.op
         shapes[op.m, op.n, op.k] = shapes.get((op.m, op.n, op.k), 0) + distinct.count
     return shapes

@@ -10,11 +10,12 @@ from systolora.cost.policies import POLICIES
 from systolora.cost.run import run_simulate
 from systolora.cost.settings import SimulateSettings
 from systolora.cost.simulation import Simulation
+from systolora.offloading.target_names import adapted_by
 
 from .options import make_console, print_table
 
 _TITLES = {"ws": "WS only", "os": "OS only", "auto": "best of each"}
-_MOST_GEMMS = 12
+_MOST_GEMMS, _MOST_OPERATORS = 12, 4
 
 
 def run_simulation(settings: SimulateSettings, json: bool) -> None:
@@ -38,18 +39,32 @@ def print_simulation(simulation: Simulation, console: Console) -> None:
             f"included; bottleneck: {simulation.bottleneck()}",
             soft_wrap=True,
         )
+        _print_surroundings(simulation, console)
     console.print(f"traced in {simulation.trace_seconds:.1f} s, simulated in {simulation.model_seconds:.2f} s")
     for file in (simulation.settings.html, simulation.settings.trace):
         if file:
             console.print(f"written: {file}", soft_wrap=True)
 
 
+def _print_surroundings(simulation: Simulation, console: Console) -> None:
+    """What stands around the accelerator: the processor's part of the step, and the memory that both need."""
+    host, memory = simulation.host, simulation.footprint
+    first = list(host.seconds_by_operator().items())[:_MOST_OPERATORS]
+    parts = ", ".join(f"{name.replace('_', ' ')} {seconds:.2f}" for name, seconds in first)
+    console.print(f"host: {host.seconds:.3f} s ({parts} s, ...) on {host.rates.name}", soft_wrap=True)
+    console.print(f"accelerator and host, one after the other: {simulation.wall_seconds():.3f} s", soft_wrap=True)
+    console.print(f"memory: {memory.total / 1e9:.2f} GB for weights, activations, buffers and system", soft_wrap=True)
+    if memory.warning():
+        console.print(memory.warning(), soft_wrap=True)
+
+
 def _headline(simulation: Simulation) -> str:
     config, workload, settings = simulation.machine.config, simulation.workload, simulation.settings
+    products = "on the accelerator" if settings.attention_products else "left to the host"
     kind = "SCALE-Sim 3.0.0's array" if settings.compat else f"{simulation.machine.kind.value} array"
     return (
-        f"{workload.spec.title}, targets {settings.targets}, adapter on {settings.adapt} with rank {settings.rank}, batch "
-        f"{settings.batch}: {workload.gemm_count:,} GEMMs, {workload.macs() / 1e9:,.2f} GMAC a step\n"
+        f"{workload.spec.title}, targets {settings.targets}, attention products {products}, adapter on "
+        f"{adapted_by(settings.targets, settings.adapt)} with rank {settings.rank}, batch {settings.batch}: {workload.gemm_count:,} GEMMs, {workload.macs() / 1e9:,.2f} GMAC a step\n"
         f"{config.rows} x {config.cols} {kind}, {config.clock_mhz:g} MHz, ports of {config.bus_bytes} bytes, "
         f"device memory {config.dram_gbps:g} GB/s"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from systolora.hls.rendering import template_environment
+from systolora.offloading.target_names import adapted_by
 
 from .policies import POLICIES, GemmCost
 from .simulation import Simulation
@@ -30,6 +31,7 @@ def render_report(simulation: Simulation) -> str:
     return environment.get_template("simulate.html").render(
         simulation=simulation,
         settings=simulation.settings,
+        adapted=adapted_by(simulation.settings.targets, simulation.settings.adapt),
         workload=simulation.workload,
         config=simulation.machine.config,
         policies=[(name, simulation.policies[name]) for name in POLICIES],

@@ -11,6 +11,7 @@ from systolora.outputs import check_file, write_output
 from systolora.sim.cost.events import TRACE_MARK, program_events, render_trace
 from systolora.sim.cost.tile_times import Machine
 
+from .host_time import read_rates
 from .report import REPORT_MARK, render_report
 from .settings import RESULTS, SimulateSettings, check_simulation
 from .simulation import Simulation, simulate_workload, step_program
@@ -28,6 +29,7 @@ def run_simulate(settings: SimulateSettings) -> Simulation:
         if path:
             check_file(Path(path), option, mark)
     machine = settings.machine()
+    read_rates(settings.host)  # a wrong file is told of before the long work
     began = time.perf_counter()
     workload = trace_workload(settings.workload, _step_options(settings, machine))
     traced = time.perf_counter()
@@ -46,6 +48,7 @@ def _step_options(settings: SimulateSettings, machine: Machine) -> StepOptions:
     return StepOptions(
         targets=settings.targets,
         adapt=settings.adapt,
+        attention_products=settings.attention_products,
         rank=settings.rank,
         batch=settings.batch,
         resolution=settings.resolution,

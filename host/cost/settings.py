@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from systolora.errors import UserError
 from systolora.hls.config import ArrayConfig, board_config, fitted_config
 from systolora.hls.isa import Result
+from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS
 from systolora.options import check_rules, setting
 from systolora.sim.cost.dram import READ_LATENCY_NS, REQUESTS_IN_FLIGHT, DramModel
 from systolora.sim.cost.energy import TECHNOLOGIES
@@ -29,12 +30,23 @@ class SimulateSettings:
         "kv",
         "layers on the accelerator: kv (cross-attention key and value), attention, linear, all",
         group=_STEP,
-        choices=("kv", "attention", "linear", "all"),
+        choices=TARGETS,
     )
-    adapt: str = setting("kv", "layers that get an adapter", group=_STEP, choices=("kv", "attention", "linear"))
+    adapt: str = setting(
+        "",
+        "layers that get an adapter: kv, attention, linear; empty means kv for targets kv, else attention, as in train",
+        group=_STEP,
+        choices=("", *ADAPTED, "linear"),
+    )
+    attention_products: bool = setting(False, ATTENTION_PRODUCTS_HELP, group=_STEP)
     rank: int = setting(4, "rank of the adapter", group=_STEP, least=1, most=8192)
     batch: int = setting(1, "pictures per step", group=_STEP, least=1, most=65_536)
     resolution: int = setting(0, "pixels of the square; 0 means the model's own", group=_STEP, least=0, most=16_384)
+    release_weights: bool = setting(
+        False,
+        "frozen weights of these layers are kept in memory as INT8 only, as offload's release_weights",
+        group=_STEP,
+    )
     board: str = setting("", "preset of the array (systolora boards); the options below change it", group=_ARRAY)
     rows: int = setting(0, "rows of the array; 0 means the board's, or 64", group=_ARRAY, least=0, most=256)
     cols: int = setting(0, "columns of the array; 0 means the board's, or 64", group=_ARRAY, least=0, most=256)
@@ -58,6 +70,9 @@ class SimulateSettings:
         group=_ARRAY,
         least=1,
         most=65_536,
+    )
+    host: str = setting(
+        "", "file of 'systolora bench host' with the speed of the board's processor; none: an assumption", group=_ARRAY
     )
     result: str = setting("float32", "what GEMMs write and quantizations read", group=_ARRAY, choices=tuple(RESULTS))
     overlap: bool = setting(

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from systolora.hls.isa import End, Instruction
+from systolora.offloading.target_names import adapted_by
 from systolora.sim.cost.energy import PeakFigures, Technology, energy, peak_figures, technology
 from systolora.sim.cost.quantize_times import quantize_time, quantize_work
 from systolora.sim.cost.tile_times import Machine
 
+from .footprint import Footprint, step_footprint
+from .host_time import HostCost, host_cost, read_rates
 from .policies import POLICIES, PolicyResult, run_policies, scalesim_policies
 from .settings import SimulateSettings
 from .step_gemms import StepGemm
@@ -33,6 +36,7 @@ class Simulation:
     Attributes:
         policies: by name, `policies.POLICIES`.
         quantize: all QUANTIZE instructions of the step.
+        host: the processor's part of the step. footprint: what the step needs of memory.
         trace_seconds, model_seconds: that tracing the model, and all that came after it, took.
     """
 
@@ -42,6 +46,8 @@ class Simulation:
     workload: Workload
     policies: dict[str, PolicyResult]
     quantize: QuantizeCost
+    host: HostCost
+    footprint: Footprint
     trace_seconds: float
     model_seconds: float
 
@@ -67,6 +73,10 @@ class Simulation:
     def step_seconds(self, policy: str = "auto") -> float:
         """Seconds of the step on the accelerator; the host's part is not in it."""
         return self.step_cycles(policy) / (1e6 * self.machine.config.clock_mhz)
+
+    def wall_seconds(self, policy: str = "auto") -> float:
+        """Seconds of the step: the accelerator's and then, as neither has anything to do without the other, the processor's."""
+        return self.step_seconds(policy) + self.host.seconds
 
     def _step_traffic(self) -> dict[str, float | None]:
         """Bytes and joules of the whole step, QUANTIZE included; null in SCALE-Sim's totals, which have neither."""
@@ -102,7 +112,8 @@ class Simulation:
         return {
             "workload": self.settings.workload,
             "targets": self.settings.targets,
-            "adapt": self.settings.adapt,
+            "adapt": adapted_by(self.settings.targets, self.settings.adapt),
+            "attention_products": self.settings.attention_products,
             "rank": self.settings.rank,
             "batch": self.settings.batch,
             "resolution": self.settings.resolution or workload.spec.resolution,
@@ -124,10 +135,14 @@ class Simulation:
                 "quantize_cycles": self.quantize_cycles,
                 "cycles": self.step_cycles(),
                 "seconds": self.step_seconds(),
+                "host_seconds": self.host.seconds,
+                "wall_seconds": None if self.settings.compat else self.wall_seconds(),
                 "utilization": round(self.step_utilization(), 6),
                 **self._step_traffic(),
                 "bottleneck": self.bottleneck(),
             },
+            "host": self.host.as_dict(),
+            "memory": self.footprint.as_dict(),
             "peak": vars(self.peak),
             "technology": self.technology.name,
             "trace_seconds": round(self.trace_seconds, 3),
@@ -155,7 +170,20 @@ def simulate_workload(settings: SimulateSettings, workload: Workload) -> Simulat
     else:
         policies = run_policies(machine, tech, workload)
         quantize = _quantize_cost(machine, tech, workload)
-    return Simulation(settings, machine, tech, workload, policies, quantize, 0.0, 0.0)
+    return Simulation(
+        settings=settings,
+        machine=machine,
+        technology=tech,
+        workload=workload,
+        policies=policies,
+        quantize=quantize,
+        host=host_cost(workload, read_rates(settings.host)),
+        footprint=step_footprint(
+            workload, settings.rank, machine.config.bus_bytes, settings.board, settings.release_weights
+        ),
+        trace_seconds=0.0,
+        model_seconds=0.0,
+    )
 
 
 def step_program(simulation: Simulation) -> tuple[list[Instruction], dict[int, str]]:

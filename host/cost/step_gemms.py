@@ -100,7 +100,7 @@ class StepWriter:
         if isinstance(call, AttentionCall):
             return self._attention(call)
         if isinstance(call, ConvolutionCall):
-            if call.kernel == (1, 1) and call.stride == 1:
+            if call.pixelwise:
                 return self._linear(_pixels(call), layer_class(call))
             return self._convolution(call)
         return self._linear(call, layer_class(call))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from systolora.errors import UserError
 from systolora.hls.isa import Result
 from systolora.models.configs import ModelSpec, build_model, model_spec, step_inputs
-from systolora.offloading.targets import TARGETS, adaptable_names, layer_names
+from systolora.offloading.attention import attention_modules
+from systolora.offloading.target_names import ADAPTED, TARGETS, adapted_by
+from systolora.offloading.targets import adaptable_names, layer_names, select
 from torch import nn
 
-from .layer_calls import AttentionCall, Call, LinearCall, record_calls
+from .layer_calls import AttentionCall, Call, LinearCall, Placement, Trace, record_step
 from .step_gemms import PHASES, StepGemm, StepQuantize, StepWriter, Work
 
 
@@ -45,6 +47,9 @@ class Workload:
         gemms, quantizes: distinct ones with their counts, in the order in which they first occur.
         layers: how many layers run on the accelerator.
         order: all of it call by call, in the order of the forward; each call's backward follows its forward.
+        calls: the calls that it belongs to. host_calls: the multiplications that the processor does instead.
+        host_macs: multiply-accumulates of those.
+        trace: of the model; what the processor computes beside products.
     """
 
     spec: ModelSpec
@@ -54,6 +59,10 @@ class Workload:
     gemms: tuple[Distinct, ...]
     quantizes: tuple[DistinctQuantize, ...]
     order: tuple[Work, ...]
+    calls: tuple[Call, ...]
+    host_calls: tuple[Call, ...]
+    host_macs: int
+    trace: Trace
 
     def macs(self, phase: str = "") -> int:
         """Multiply-accumulates of a phase (one of `PHASES`), or of the step."""
@@ -71,10 +80,14 @@ class Workload:
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What a traced step depends on, the model aside; see `trace_workload`."""
+    """What a traced step depends on, the model aside; see `trace_workload`.
+
+    What `targets`, `adapt` and `attention_products` leave out is as in `offload` and `systolora train`.
+    """
 
     targets: str = "kv"
-    adapt: str = "kv"
+    adapt: str = ""
+    attention_products: bool = False
     rank: int = 4
     batch: int = 1
     resolution: int = 0
@@ -87,7 +100,8 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
 
     Args:
         name: one of `model_configs.MODELS`, or a folder.
-        options: targets: layers that run on the accelerator, one of `TARGETS`; adapt: layers that get an adapter, one of the first three;
+        options: targets: layers that run on the accelerator, one of `TARGETS`; adapt: layers that get an adapter, one of `ADAPTED`, or
+            "linear", or "" for what goes with the targets; attention_products: those of attention run there too;
             resolution: pixels, 0 for the model's own; bus_bytes: channels of convolutions are padded to it; result: what
             GEMMs write and quantizations read.
 
@@ -98,11 +112,10 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
     spec = model_spec(name)
     model = build_model(spec)
     inputs = step_inputs(spec, model, options.batch, options.resolution or spec.resolution)
-    calls = record_calls(model, inputs, adapted_names(model, options.adapt).__contains__)
-    wanted = layer_names(model, options.targets)
-    chosen = [call for call in calls if _is_wanted(call, options.targets, wanted)]
-    if not chosen:
-        raise UserError(f"no layer of {spec.title} matches --targets {options.targets}")
+    placement = _placement(model, options)
+    trace = record_step(model, inputs, placement)
+    chosen = tuple(call for call in trace.calls if placement.on_device(call))
+    left = tuple(call for call in trace.calls if not placement.on_device(call))
     writer = StepWriter(options.rank, options.bus_bytes, options.result)
     gemms: dict[StepGemm, Distinct] = {}
     quantizes: dict[StepQuantize, DistinctQuantize] = {}
@@ -118,7 +131,7 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
             quantizes[quantize] = DistinctQuantize(
                 quantizes[quantize].quantize if count else work, count + work.repeats
             )
-    adapters = [call for call in calls if isinstance(call, LinearCall) and call.adapted]
+    adapters = [call for call in trace.calls if isinstance(call, LinearCall) and call.adapted]
     return Workload(
         spec=spec,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -127,6 +140,10 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
         gemms=tuple(gemms.values()),
         quantizes=tuple(quantizes.values()),
         order=order,
+        calls=chosen,
+        host_calls=left,
+        host_macs=_host_macs(left, options),
+        trace=trace,
     )
 
 
@@ -135,15 +152,32 @@ def adapted_names(model: nn.Module, adapt: str) -> frozenset[str]:
     return layer_names(model, adapt) if adapt == "linear" else frozenset(adaptable_names(model, adapt))
 
 
-def _is_wanted(call: Call, targets: str, wanted: Collection[str]) -> bool:
-    """Whether a call runs on the accelerator; for "all", the products of attention as well."""
-    return targets == "all" or isinstance(call, LinearCall) and call.name in wanted
+def _placement(model: nn.Module, options: StepOptions) -> Placement:
+    """What `offload` would take of the model."""
+    return Placement(
+        adapted=adapted_names(model, adapted_by(options.targets, options.adapt)),
+        layers=frozenset(name for name, _ in select(model, options.targets).chosen),
+        attention=frozenset(name for name, _ in attention_modules(model))
+        if options.attention_products
+        else frozenset(),
+    )
+
+
+def _host_macs(calls: Iterable[Call], options: StepOptions) -> int:
+    """Multiply-accumulates of calls that the processor does; torch's fused attention computes the scores again in its backward."""
+    writer = StepWriter(options.rank, options.bus_bytes, options.result)
+    macs = 0
+    for call in calls:
+        macs += sum(work.macs * work.repeats for work in writer.work(call) if isinstance(work, StepGemm))
+        if isinstance(call, AttentionCall) and call.needs_backward:
+            macs += call.heads * call.queries * call.keys * call.width
+    return macs
 
 
 def _check(options: StepOptions) -> None:
-    for name, allowed in (("targets", TARGETS), ("adapt", TARGETS[:-1])):
+    for name, allowed in (("targets", TARGETS), ("adapt", ("", *ADAPTED, "linear"))):
         if getattr(options, name) not in allowed:
-            raise UserError(f"--{name} {getattr(options, name)!r}: allowed are {', '.join(allowed)}")
+            raise UserError(f"--{name} {getattr(options, name)!r}: allowed are {', '.join(filter(None, allowed))}")
     for name in ("rank", "batch"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: it must be at least 1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from systolora.offloading.target_names import TARGETS
 from systolora.options import LARGEST_SEED, setting
 
 CONCEPTS = ("heart", "mushroom", "robot")
@@ -23,4 +24,4 @@ class DemoSettings:
     backend: str = setting("emulator", "what runs the GEMMs of the INT8 run", choices=("emulator", "csim", "board"))
     emulated_board: str = setting("", "with --backend board: run the real driver on this emulated board")
     seed: int = setting(0, "of both runs", least=0, most=LARGEST_SEED)
-    targets: str = setting("attention", "layers that run on the device", choices=("kv", "attention", "linear", "all"))
+    targets: str = setting("attention", "layers that run on the device", choices=TARGETS)

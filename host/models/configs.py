@@ -88,6 +88,8 @@ MODELS: dict[str, ModelSpec] = {
 """Models by the name that `--workload` takes."""
 
 _TOKENS = {spec.class_name: spec.tokens for spec in reversed(MODELS.values())}
+_MOST_BLOCKS = 8
+"""Of an autoencoder: a latent of 128 x 128 pixels, more than any has."""
 _CELLS = {spec.class_name: spec.cell for spec in MODELS.values()}
 
 
@@ -111,13 +113,35 @@ def model_spec(name: str) -> ModelSpec:
     if class_name not in _TOKENS:
         raise UserError(f"{found[0]}: class {class_name!r}; allowed are {', '.join(sorted(_TOKENS))}")
     own = {key: value for key, value in config.items() if not key.startswith("_")}
-    cell = _CELLS[class_name]
+    cell, tokens = _CELLS[class_name], _TOKENS[class_name]
+    if class_name == "UNet2DConditionModel" and found[0].parent.name == "unet":
+        cell, tokens = _cell_of(folder, cell), _tokens_of(folder, tokens)
     size = own.get("sample_size")
     side = 128 if size is None else square_side(size)
     if side is None:
         raise UserError(f"{found[0]}: sample_size is {size!r}; expected a number, or two equal ones")
     resolution = 1024 if class_name == "FluxTransformer2DModel" else side * cell
-    return ModelSpec(folder.name, class_name, own, resolution, _TOKENS[class_name], cell)
+    return ModelSpec(folder.name, class_name, own, resolution, tokens, cell)
+
+
+def _cell_of(folder: Path, usual: int) -> int:
+    """Pixels along one side of a latent of a pipeline's autoencoder; the usual number where the folder has none."""
+    blocks = _config_value(folder / "vae" / "config.json", "block_out_channels")
+    return 1 << (len(blocks) - 1) if isinstance(blocks, list) and 1 <= len(blocks) <= _MOST_BLOCKS else usual
+
+
+def _tokens_of(folder: Path, usual: int) -> int:
+    """Tokens of a pipeline's text, as `encoding.caption_limit` finds them; the usual number where its folder does not say."""
+    places = (
+        ("tokenizer", "tokenizer_config.json", "model_max_length"),
+        ("text_encoder", "config.json", "max_position_embeddings"),
+    )
+    values = [_config_value(folder / part / file, key) for part, file, key in places]
+    return min((value for value in values if isinstance(value, int) and 0 < value < 2**31), default=usual)
+
+
+def _config_value(file: Path, key: str) -> Any:
+    return read_json(file).get(key) if file.is_file() else None
 
 
 def build_model(spec: ModelSpec) -> Any:

@@ -70,10 +70,7 @@ class _Attention(torch.autograd.Function):
         plan = ContextGradientPlan(shape, need_v, need_q or need_k)
         found = _run(layer, plan, {"grad_o": grad_o, "p": p, "v": v})
         if need_q or need_k:
-            grad_p = found["grad_p"]
-            # The softmax's gradient: p (grad_p - sum(grad_p p)).
-            products = grad_p * p
-            grad_s = products - p * products.sum(-1, keepdim=True)
+            grad_s = softmax_gradient(p, found["grad_p"])
             found |= _run(
                 layer, ScoresGradientPlan(shape, ctx.scale, need_q, need_k), {"grad_s": grad_s, "k": k, "q": q}
             )
@@ -90,6 +87,12 @@ def _by_token(x: Tensor) -> Tensor:
     So this copy is theirs, and the strides are the same in whichever order the device stored x.
     """
     return x.transpose(-3, -2).contiguous().transpose(-3, -2) if x.dim() > 3 else x.contiguous()
+
+
+def softmax_gradient(p: Tensor, grad_p: Tensor) -> Tensor:
+    """The gradient of the scores, p (grad_p - sum(grad_p p)); all [..., queries, keys]."""
+    products = grad_p * p
+    return products - p * products.sum(-1, keepdim=True)
 
 
 def _run(layer: OffloadedLayer, plan: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:

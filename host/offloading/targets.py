@@ -11,9 +11,7 @@ from torch import nn
 
 from .peft_layers import is_offloaded, static_reason
 from .projections import Projections, find_projections
-
-TARGETS = ("kv", "attention", "linear", "all")
-"""Cross-attention key and value (the CDM-QTA paper), all projections of attention, every Linear, every Linear and Conv2d."""
+from .target_names import TARGETS, adapted_by
 
 
 class OffloadError(UserError):
@@ -63,10 +61,9 @@ def layer_names(model: nn.Module, targets: str) -> frozenset[str]:
 
 def adaptable_names(model: nn.Module, targets: str) -> list[str]:
     """Full names, in the model's order, of the attention layers among the targets that an adapter can be put on."""
-    wanted = "kv" if targets == "kv" else "attention"
     layers = layers_of(model)
     projections = find_projections(model, [name for name, _ in layers])
-    named = _named(wanted, layers, projections)
+    named = _named(adapted_by(targets), layers, projections)
     return [name for name, _ in layers if name in named and name not in projections.idle]
 
 

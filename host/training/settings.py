@@ -17,6 +17,7 @@ from systolora.intlora.settings import (
     IntLoraSettings,
     parse_remedies,
 )
+from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
 from systolora.options import LARGEST_SEED, check_rules, merge_settings, setting
 
 from .settings_file import load_settings_file
@@ -58,14 +59,15 @@ class TrainSettings:
         "kv",
         "layers that run on the device: kv (cross-attention key and value), attention, linear, all (convolutions too)",
         group=_ADAPTER,
-        choices=("kv", "attention", "linear", "all"),
+        choices=TARGETS,
     )
     adapt: str = setting(
         "",
         "layers that get an adapter: kv, attention; empty means kv for targets kv, else attention",
         group=_ADAPTER,
-        choices=("", "kv", "attention"),
+        choices=("", *ADAPTED),
     )
+    attention_products: bool = setting(False, ATTENTION_PRODUCTS_HELP, group=_ADAPTER)
     steps: int = setting(1000, "optimizer steps", group=_STEPS, above=0, most=_MOST_STEPS)
     batch: int = setting(1, "pictures per micro-batch, over all processes", group=_STEPS, above=0, most=65_536)
     accumulation: int = setting(1, "micro-batches per optimizer step", group=_STEPS, above=0, most=1_000_000)
@@ -174,7 +176,7 @@ class TrainSettings:
     @property
     def adapted(self) -> str:
         """Which layers get an adapter: `adapt`, or what goes with `targets`."""
-        return self.adapt or ("kv" if self.targets == "kv" else "attention")
+        return adapted_by(self.targets, self.adapt)
 
     @property
     def intlora(self) -> IntLoraSettings:
@@ -225,6 +227,8 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         _check_emulated(settings)
     if settings.method != "lora" and settings.targets in ("linear", "all"):
         raise UserError(f"--method {settings.method} goes with --targets kv or attention")
+    if settings.attention_products and (settings.method != "lora" or settings.precision != "int8"):
+        raise UserError("--attention-products goes with --method lora and --precision int8: leave it out")
     if settings.method == "lora":
         _check_no_intlora(settings)
     return settings

@@ -115,7 +115,13 @@ class Trainer:
             from .integers import attach_for
 
             return attach_for(self.unet, self.settings, self.device, quantization)
-        return offload(self.unet, targets=self.settings.targets, device=self.device, quantization=quantization)
+        return offload(
+            self.unet,
+            targets=self.settings.targets,
+            device=self.device,
+            quantization=quantization,
+            attention_products=self.settings.attention_products,
+        )
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:

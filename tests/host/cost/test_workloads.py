@@ -10,6 +10,8 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
+from systolora.assets import pipeline_folder
+from systolora.cost.layer_calls import AttentionCall
 from systolora.cost.workloads import StepOptions, Workload, adapted_names, trace_workload
 from systolora.errors import UserError
 from systolora.hls.check import (
@@ -26,6 +28,8 @@ from systolora.hls.isa import Axis, Gemm, OperandA
 from systolora.models.configs import MODELS, build_model, model_spec, step_inputs
 from torch.utils.flop_counter import FlopCounterMode
 
+EVERYTHING = {"targets": "all", "adapt": "kv", "attention_products": True}
+"""All GEMMs of a step, as the paper places its adapter."""
 TINY_UNET = {
     "sample_size": 16,
     "cross_attention_dim": 48,
@@ -49,7 +53,7 @@ TINY_SD3 = {
 
 @pytest.fixture(scope="module")
 def sd15() -> Workload:
-    return trace_workload("sd15", StepOptions(targets="all"))
+    return trace_workload("sd15", StepOptions(**EVERYTHING))
 
 
 def saved(folder: Path, model: torch.nn.Module, part: str) -> str:
@@ -68,7 +72,7 @@ def test_torch_counts_the_same_in_a_real_backward(tmp_path: Path, kind: type, co
     part = "unet" if kind is UNet2DConditionModel else "transformer"
     name = saved(tmp_path, model, part)
     spec = model_spec(name)
-    workload = trace_workload(name, StepOptions(targets="all", adapt=adapt, rank=3, batch=2))
+    workload = trace_workload(name, StepOptions(**{**EVERYTHING, "adapt": adapt}, rank=3, batch=2))
     peft = build_model(spec)
     inject_adapter_in_model(LoraConfig(r=3, target_modules=list(adapted_names(peft, adapt))), peft)
     peft.to("meta")
@@ -112,7 +116,7 @@ def test_the_paper_s_layers_are_192_gemms() -> None:
     [("sdxl", 6986), ("pixart", 7665)],
 )
 def test_other_models(name: str, billions: int) -> None:
-    assert round(trace_workload(name, StepOptions(targets="all")).macs() / 1e9) == billions
+    assert round(trace_workload(name, StepOptions(**EVERYTHING)).macs() / 1e9) == billions
 
 
 @pytest.mark.parametrize(
@@ -120,9 +124,31 @@ def test_other_models(name: str, billions: int) -> None:
     [({"adapt": "attention"}, 857.2), ({"rank": 32}, 833.4), ({"resolution": 256}, 179.0), ({"batch": 4}, 3332.6)],
 )
 def test_options(options: dict, billions: float) -> None:
-    assert trace_workload("sd15", StepOptions(targets="all", **options)).macs() / 1e9 == pytest.approx(
-        billions, abs=0.06
+    macs = trace_workload("sd15", StepOptions(**{**EVERYTHING, **options})).macs()
+    assert macs / 1e9 == pytest.approx(billions, abs=0.06)
+
+
+def test_products_of_attention_and_the_adapter_are_where_offload_puts_them() -> None:
+    """Out unless asked for, with any targets; on key and value for "kv" and on all of attention for the others."""
+    left_out, taken = (
+        trace_workload("sd15", StepOptions(targets="attention", attention_products=products))
+        for products in (False, True)
     )
+    kinds = [{item.gemm.layer_class for item in workload.gemms} for workload in (left_out, taken)]
+    assert kinds[1] - kinds[0] == {"self-attention products", "cross-attention products"}
+    assert left_out.trainable == taken.trainable == 797_184
+    # What does not run on the accelerator is the host's; torch's attention computes the scores again in its backward.
+    products = taken.macs() - left_out.macs()
+    again = sum(c.heads * c.queries * c.keys * c.width for c in left_out.host_calls if isinstance(c, AttentionCall))
+    first = next(c for c in left_out.host_calls if isinstance(c, AttentionCall))
+    assert left_out.host_macs - taken.host_macs == products + again
+    assert not taken.host_calls or not any(isinstance(call, AttentionCall) for call in taken.host_calls)
+    assert first.needs_backward
+
+
+def test_a_pipeline_folder_says_how_long_its_text_is_and_how_large_a_latent() -> None:
+    spec = model_spec(str(pipeline_folder()))
+    assert (spec.tokens, spec.cell, spec.resolution) == (24, 2, 2 * spec.config["sample_size"])
 
 
 def test_every_gemm_is_an_instruction_that_the_controller_takes(sd15: Workload) -> None:

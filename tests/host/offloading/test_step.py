@@ -210,7 +210,8 @@ def test_the_performance_model_counts_the_gemms_that_are_submitted(targets: str,
     text = torch.randn(1, 77, 48, generator=generator)
     y = model(torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([500]), text).sample
     y.square().mean().backward()
-    workload = trace_workload(str(tmp_path), StepOptions(targets=targets, resolution=64))
+    options = StepOptions(targets=targets, adapt="kv", attention_products=targets == "all", resolution=64)
+    workload = trace_workload(str(tmp_path), options)
     expected: Counter[tuple[object, ...]] = Counter()
     for distinct in workload.gemms:
         expected[plain(distinct.gemm.op)] += distinct.count

@@ -19,7 +19,8 @@ import torch
 from diffusers.models import transformers, unets
 from diffusers.models.modeling_utils import ModelMixin
 from peft import LoraConfig
-from systolora.offloading.targets import TARGETS, OffloadError, adaptable_names, layer_names, select
+from systolora.offloading.target_names import TARGETS
+from systolora.offloading.targets import OffloadError, adaptable_names, layer_names, select
 from torch import nn
 
 NUMBERS = r"\.\d+(?=\.|$)"
