@@ -27,6 +27,15 @@ TESTBENCH_BYTES = 1 << 17
 GOLDEN_FILE = "tb/golden.hpp"
 """Where the testbench's data lie in a project; `systolora.sim.csim.golden` makes them."""
 
+REQUESTS_IN_FLIGHT = 8
+"""Requests that a memory port holds at once: what the AXI FIFO interface of a Zynq UltraScale+ port takes."""
+
+BURST_WORDS = 64
+"""Bus words of the longest request; so many times `REQUESTS_IN_FLIGHT` is the port's read buffer."""
+
+STANDIN_FILE = "tb/standin/hls_burst_maxi.h"
+"""Where a project keeps the header that stands in for Vitis HLS's own of that name in C-simulation by g++."""
+
 LINE_WORDS = 32
 """Bus words in a line buffer of a transposing load and of QUANTIZE: long enough for a burst, short enough for LUT RAM."""
 
@@ -67,17 +76,23 @@ _SOURCES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 _HARNESS: dict[str, tuple[str, dict[str, str]]] = {
+    STANDIN_FILE: ("hls_burst_maxi.h", {}),
     "tb/testbench.cpp": ("testbench.cpp", {}),
     "Makefile": ("Makefile", {}),
     "README.md": ("README.md", {}),
 }
 
-_COMMENTS = {".hpp": "// {}", ".cpp": "// {}", ".md": "<!-- {} -->", "": "# {}"}
+_COMMENTS = {".h": "// {}", ".hpp": "// {}", ".cpp": "// {}", ".md": "<!-- {} -->", "": "# {}"}
 
 
 def render_sources(config: ArrayConfig) -> dict[str, str]:
     """The C++ of the accelerator alone: path in the project -> text."""
     return _render(config, _SOURCES)
+
+
+def render_standin(config: ArrayConfig) -> str:
+    """The header `hls_burst_maxi.h` that C-simulation by g++ compiles in place of Vitis HLS's own."""
+    return _render(config, {STANDIN_FILE: _HARNESS[STANDIN_FILE]})[STANDIN_FILE]
 
 
 def render_project(config: ArrayConfig) -> dict[str, str]:
@@ -131,6 +146,8 @@ def _values(config: ArrayConfig) -> dict[str, object]:
         "config": config,
         "output_lanes": output_lanes,
         "line_words": LINE_WORDS,
+        "requests_in_flight": REQUESTS_IN_FLIGHT,
+        "burst_words": BURST_WORDS,
         "group_columns": -(-_GROUP_COLUMNS // unit) * unit,
         "status_magic": STATUS_MAGIC,
         "instruction_words": INSTRUCTION_WORDS,
@@ -221,7 +238,6 @@ def _signature() -> str:
 def _parameter(argument: Argument) -> str:
     """An argument in the C++ signature."""
     if argument.kind == "pointer":
-        constant = "" if argument.name in _WRITTEN else "const "
-        return f"{constant}BusWord *{argument.name}"
+        return f"Port {argument.name}"
     word = "uint64_t" if argument.bits > 32 else "uint32_t"
     return f"{word} &{argument.name}" if argument.kind == "output" else f"{word} {argument.name}"

@@ -145,7 +145,7 @@ inline ResultTile result_tile(const GemmInstruction &op, const TileStep &step)
 
 // Load, array and store side by side. No two of the four functions share a memory or a port.
 inline void run_round(const GemmInstruction &op, const Round &round, uint64_t window_address,
-                      const BusWord *memory_input, const BusWord *memory_weight, BusWord *memory_output,
+                      Port memory_input, Port memory_weight, Port memory_output,
                       InputSegment input_next[kInputDepth][kInputSegments],
                       const InputSegment input_now[kInputDepth][kInputSegments],
                       WeightSegment weight_next[kWeightDepth][kWeightSegments],
@@ -177,7 +177,7 @@ inline void add_counts(const RoundCounts &round, GemmCounts &counts)
 
 // One round on the halves that `halves` names: each case is the same hardware with other memories connected.
 inline void run_round_on(const Halves &halves, const GemmInstruction &op, const Round &round, uint64_t window_address,
-                         const BusWord *memory_input, const BusWord *memory_weight, BusWord *memory_output,
+                         Port memory_input, Port memory_weight, Port memory_output,
                          InputSegment input_ping[kInputDepth][kInputSegments],
                          InputSegment input_pong[kInputDepth][kInputSegments],
                          WeightSegment weight_ping[kWeightDepth][kWeightSegments],
@@ -207,8 +207,8 @@ inline uint64_t count_steps(const GemmInstruction &op)
 }
 
 // Executes a checked GEMM. `halves` outlives it: the next GEMM may reuse its A tile.
-inline void gemm(const GemmInstruction &op, uint64_t window_address, const BusWord *memory_input,
-                 const BusWord *memory_weight, BusWord *memory_output, Halves &halves,
+inline void gemm(const GemmInstruction &op, uint64_t window_address, Port memory_input,
+                 Port memory_weight, Port memory_output, Halves &halves,
                  InputSegment input_ping[kInputDepth][kInputSegments],
                  InputSegment input_pong[kInputDepth][kInputSegments],
                  WeightSegment weight_ping[kWeightDepth][kWeightSegments],

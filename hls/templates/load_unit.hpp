@@ -61,16 +61,17 @@ pieces:
 }
 
 // Copies a run into the memory, one segment a clock.
-inline void copy_{{ unit }}_run(const BusWord *memory, const Run &run, uint32_t lines, {{ Unit }}Place &place,
+inline void copy_{{ unit }}_run(Port memory, const Run &run, uint32_t lines, {{ Unit }}Place &place,
                      {{ " " * (unit | length) }} {{ half }})
 {
 #pragma HLS INLINE off
     if (run.exists) {
+        memory.read_request(run.first, run.words);
     copy:
         for (uint32_t w = 0; w < run.words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=k{{ Unit }}Depth
 #pragma HLS PIPELINE II=k{{ Unit }}Pieces
-            place_{{ unit }}_word(memory[run.first + w], lines, place, half);
+            place_{{ unit }}_word(memory.read(), lines, place, half);
         }
     } else {
     blank:
@@ -84,7 +85,7 @@ inline void copy_{{ unit }}_run(const BusWord *memory, const Run &run, uint32_t 
 
 // Loads a tile whose rows run along the lanes; returns the number of bus words read.
 inline uint32_t load_{{ unit }}_straight(const GemmInstruction &op, uint64_t matrix_word, const {{ Unit }}Tile &tile,
-                              {{ " " * (unit | length) }} const BusWord *memory, {{ half }})
+                              {{ " " * (unit | length) }} Port memory, {{ half }})
 {
 #pragma HLS INLINE off
     const uint32_t words = divide_up(tile.length, kBusBytes);
@@ -130,7 +131,7 @@ lines:
 
 // Loads a tile; returns the number of bus words read. Nothing happens if `wanted` is false.
 inline uint32_t load_{{ unit }}(bool wanted, const GemmInstruction &op, uint64_t window_address, const {{ Unit }}Tile &tile,
-                     {{ " " * (unit | length) }} const BusWord *memory, {{ half }})
+                     {{ " " * (unit | length) }} Port memory, {{ half }})
 {
 #pragma HLS INLINE off
     const uint64_t matrix_word = (op.{{ "a" if input else "b" }}_address - window_address) / kBusBytes;

@@ -27,38 +27,48 @@ struct StoreCounts {
 };
 
 // One burst between device memory and a line buffer.
-inline void read_line(const BusWord *memory, uint64_t first, uint32_t words, BusWord *line)
+inline void read_line(Port memory, uint64_t first, uint32_t words, BusWord *line)
 {
 #pragma HLS INLINE
+    if (words != 0) {
+        memory.read_request(first, words);
+    }
 read:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
 #pragma HLS PIPELINE II=1
-        line[w] = memory[first + w];
+        line[w] = memory.read();
     }
 }
 
-inline void write_line(BusWord *memory, uint64_t first, uint32_t words, const BusWord *line)
+inline void write_line(Port memory, uint64_t first, uint32_t words, const BusWord *line)
 {
 #pragma HLS INLINE
+    if (words != 0) {
+        memory.write_request(first, words);
+    }
 write:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
 #pragma HLS PIPELINE II=1
-        memory[first + w] = line[w];
+        memory.write(line[w]);
+    }
+    if (words != 0) {
+        memory.write_response();
     }
 }
 
 // Reads `count` float32 from bus word `first` on; returns the number of bus words read.
-inline uint32_t load_floats(const BusWord *memory, uint64_t first, uint32_t count, float *values)
+inline uint32_t load_floats(Port memory, uint64_t first, uint32_t count, float *values)
 {
 #pragma HLS INLINE
     const uint32_t words = divide_up(count, kBusFloats);
+    memory.read_request(first, words);
 words:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
 #pragma HLS PIPELINE II=kBusFloats
-        const BusWord word = memory[first + w];
+        const BusWord word = memory.read();
     floats:
         for (int i = 0; i < kBusFloats; ++i) {
 #pragma HLS UNROLL
@@ -72,7 +82,7 @@ words:
 
 // Scales of the tile's rows, one for all of them in scale[0]; returns the number of bus words read.
 inline uint32_t load_row_scales(const GemmInstruction &op, const ResultTile &tile, uint64_t window_address,
-                                const BusWord *memory, float scale[kOutputDepth])
+                                Port memory, float scale[kOutputDepth])
 {
 #pragma HLS INLINE off
     const uint64_t first = (op.scale_a_address - window_address) / kBusBytes;
@@ -89,7 +99,7 @@ inline uint32_t load_row_scales(const GemmInstruction &op, const ResultTile &til
 
 // Scales and bias of the tile's columns from `column` on; returns the number of bus words read.
 inline uint32_t load_column_factors(const GemmInstruction &op, const ResultTile &tile, uint32_t column,
-                                    uint32_t columns, uint64_t window_address, const BusWord *memory,
+                                    uint32_t columns, uint64_t window_address, Port memory,
                                     ColumnFactors &factors)
 {
 #pragma HLS INLINE off
@@ -111,7 +121,7 @@ inline uint32_t load_column_factors(const GemmInstruction &op, const ResultTile 
 }
 
 // A function of its own, so that it runs beside `finish_line`.
-inline void write_row(BusWord *memory, uint64_t first, uint32_t words, const BusWord line[kGroupWords])
+inline void write_row(Port memory, uint64_t first, uint32_t words, const BusWord line[kGroupWords])
 {
 #pragma HLS INLINE off
     write_line(memory, first, words, line);
@@ -120,7 +130,7 @@ inline void write_row(BusWord *memory, uint64_t first, uint32_t words, const Bus
 // Finishes and writes the rows of a group of columns. A row is finished while the one before it is written.
 inline void store_group(const GemmInstruction &op, const ResultTile &tile, uint32_t column, uint32_t columns,
                         uint64_t window_address, const float scale_a[kOutputDepth], const ColumnFactors &factors,
-                        BusWord *memory, const OutputSegment output[kOutputDepth][kOutputSegments],
+                        Port memory, const OutputSegment output[kOutputDepth][kOutputSegments],
                         StoreCounts &counts)
 {
 #pragma HLS INLINE off
@@ -162,7 +172,7 @@ rows:
 }
 
 // Stores a tile. Nothing happens if it is not valid.
-inline void store(const GemmInstruction &op, const ResultTile &tile, uint64_t window_address, BusWord *memory,
+inline void store(const GemmInstruction &op, const ResultTile &tile, uint64_t window_address, Port memory,
                   const OutputSegment output[kOutputDepth][kOutputSegments], StoreCounts &counts)
 {
 #pragma HLS INLINE off

@@ -15,15 +15,16 @@
 #include "types.hpp"
 
 // Copies a run into a line buffer.
-inline void fill_{{ unit }}_line(const BusWord *memory, const Run &run, uint32_t first, BusWord line[kLineWords])
+inline void fill_{{ unit }}_line(Port memory, const Run &run, uint32_t first, BusWord line[kLineWords])
 {
 #pragma HLS INLINE off
     if (run.exists) {
+        memory.read_request(run.first, run.words);
     copy:
         for (uint32_t w = 0; w < run.words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
 #pragma HLS PIPELINE II=1
-            line[first + w] = memory[run.first + w];
+            line[first + w] = memory.read();
         }
     } else {
     blank:
@@ -70,7 +71,7 @@ inline {{ Unit }}Panel next_{{ unit }}_panel(const {{ Unit }}Tile &tile, const {
 
 // Reads a panel into a line buffer; returns the number of bus words read.
 inline uint32_t fill_{{ unit }}_panel(const GemmInstruction &op, uint64_t matrix_word, const {{ Unit }}Tile &tile,
-                           {{ " " * (unit | length) }} const {{ Unit }}Panel &panel, const BusWord *memory,
+                           {{ " " * (unit | length) }} const {{ Unit }}Panel &panel, Port memory,
                            {{ " " * (unit | length) }} {{ line_buffer }})
 {
 #pragma HLS INLINE off
@@ -145,7 +146,7 @@ bytes:
 // Loads a tile whose rows run across the lanes; returns the number of bus words read.
 // One panel is filled while the one before it is drained.
 inline uint32_t load_{{ unit }}_turned(const GemmInstruction &op, uint64_t matrix_word, const {{ Unit }}Tile &tile,
-                            {{ " " * (unit | length) }} const BusWord *memory, {{ half }})
+                            {{ " " * (unit | length) }} Port memory, {{ half }})
 {
 #pragma HLS INLINE off
     SYSTOLORA_MEMORY BusWord ping[k{{ Unit }}Lanes][kLineWords];
