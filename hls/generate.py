@@ -36,8 +36,12 @@ BURST_WORDS = 64
 STANDIN_FILE = "tb/standin/hls_burst_maxi.h"
 """Where a project keeps the header that stands in for Vitis HLS's own of that name in C-simulation by g++."""
 
-LINE_WORDS = 32
-"""Bus words in a line buffer of a transposing load and of QUANTIZE: long enough for a burst, short enough for LUT RAM."""
+TURN_WORDS = 32
+"""Bus words of a row that a transposing load turns at once: as many line buffers as a segment has lanes hold them, twice, in LUT
+RAM. Requests overlap, so longer lines would move nothing sooner; they would take four times the LUTs at 128 words."""
+
+LINE_WORDS = 128
+"""Bus words in a line buffer of QUANTIZE."""
 
 _GROUP_COLUMNS = 256
 """Least columns of C that the epilogue writes in one burst: 1 KB of float32."""
@@ -56,6 +60,7 @@ _SOURCES: dict[str, tuple[str, dict[str, str]]] = {
     "src/operands.hpp": ("operands.hpp", {}),
     "src/decoder.hpp": ("decoder.hpp", {}),
     "src/memories.hpp": ("memories.hpp", {}),
+    "src/requests.hpp": ("requests.hpp", {}),
     "src/patches.hpp": ("patches.hpp", {}),
     "src/stored_input.hpp": ("stored_unit.hpp", {"unit": "input"}),
     "src/stored_weight.hpp": ("stored_unit.hpp", {"unit": "weight"}),
@@ -145,6 +150,7 @@ def _values(config: ArrayConfig) -> dict[str, object]:
     return {
         "config": config,
         "output_lanes": output_lanes,
+        "turn_words": TURN_WORDS,
         "line_words": LINE_WORDS,
         "requests_in_flight": REQUESTS_IN_FLIGHT,
         "burst_words": BURST_WORDS,

@@ -15,7 +15,7 @@
 namespace hls
 {
 
-// What one direction of a port is asked for beyond what has passed; the copies of a port share it.
+// What one direction of a port is asked for beyond what has passed.
 class burst_queue
 {
   public:
@@ -37,6 +37,7 @@ class burst_queue
         words_[last] = words;
         waiting_ += words;
         ++requests_;
+        most_ = requests_ + passed_ > most_ ? requests_ + passed_ : most_;
     }
 
     // The place of the next word.
@@ -59,6 +60,12 @@ class burst_queue
         --passed_;
     }
 
+    // Most requests that were open at once.
+    unsigned most() const
+    {
+        return most_;
+    }
+
   private:
     static void require(bool good, const char *fault)
     {
@@ -74,47 +81,72 @@ class burst_queue
     unsigned requests_ = 0;  // with words to come
     unsigned passed_ = 0;    // without, whose answer was not taken
     unsigned waiting_ = 0;   // words to come
+    unsigned most_ = 0;
 };
 
+// A port, made of the memory that it sees. Copies are the same port, and may not outlive it.
 template <typename T>
 class burst_maxi
 {
   public:
-    burst_maxi(T *memory)
-        : memory_(memory), reads_(std::make_shared<burst_queue>()), writes_(std::make_shared<burst_queue>())
+    burst_maxi(T *memory) : memory_(memory), own_(new Queues), queues_(own_.get())
+    {
+        static_assert((sizeof(T) & (sizeof(T) - 1)) == 0, "a word of a port is a power of two of bytes");
+    }
+
+    burst_maxi(const burst_maxi &port) : memory_(port.memory_), queues_(port.queues_)
     {
     }
 
+    burst_maxi(burst_maxi &&port) = default;
+    burst_maxi &operator=(const burst_maxi &port) = delete;
+
     void read_request(size_t first, unsigned words)
     {
-        reads_->ask(first, words);
+        queues_->reads.ask(first, words);
     }
 
     T read()
     {
-        return memory_[reads_->next(false)];
+        return memory_[queues_->reads.next(false)];
     }
 
     void write_request(size_t first, unsigned words)
     {
-        writes_->ask(first, words);
+        queues_->writes.ask(first, words);
     }
 
     void write(const T &word)
     {
-        memory_[writes_->next(true)] = word;
+        memory_[queues_->writes.next(true)] = word;
     }
 
     // Taken once for each request, when all its words have been written.
     void write_response()
     {
-        writes_->answer();
+        queues_->writes.answer();
+    }
+
+    // For tests, not of Vitis HLS: most requests that were open at once.
+    unsigned most_reads() const
+    {
+        return queues_->reads.most();
+    }
+
+    unsigned most_writes() const
+    {
+        return queues_->writes.most();
     }
 
   private:
+    struct Queues {
+        burst_queue reads;
+        burst_queue writes;
+    };
+
     T *memory_;
-    std::shared_ptr<burst_queue> reads_;
-    std::shared_ptr<burst_queue> writes_;
+    std::unique_ptr<Queues> own_;  // of the port itself, not of its copies, so that passing one on costs nothing
+    Queues *queues_;
 };
 
 }  // namespace hls
