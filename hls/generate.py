@@ -18,7 +18,7 @@ from .isa import INSTRUCTION_WORDS, MAX_DIMENSION, ErrorCode, reserved_masks
 from .registers import ARGUMENTS, STATUS_MAGIC, Argument, Counters
 from .regmap import TOP, predict_map
 from .rendering import template_environment
-from .resources import estimate
+from .resources import URAM_DEPTH, estimate
 from .scripts import ProjectFiles, render_scripts
 
 TESTBENCH_BYTES = 1 << 17
@@ -147,6 +147,7 @@ def _values(config: ArrayConfig) -> dict[str, object]:
     output_lanes = gcd(config.bus_bytes // 4, config.cols)
     unit = lcm(config.cols, config.bus_bytes)
     board = board_of(config)
+    storage = estimate(config, board.budget if board else None).storage
     return {
         "config": config,
         "output_lanes": output_lanes,
@@ -170,9 +171,20 @@ def _values(config: ArrayConfig) -> dict[str, object]:
         "signature": _signature(),
         "written": _WRITTEN,
         "top": TOP,
-        "storage": estimate(config, board.budget if board else None).storage,
+        "storage": storage,
+        "read_latency": {
+            name: _read_latency(kind, getattr(config, f"{name}_depth")) for name, kind in storage.items()
+        },
         "description": describe(config),
     }
+
+
+def _read_latency(kind: str, depth: int) -> int:
+    """Clocks of a read that BIND_STORAGE asks for: the access and an output register, and of a deep UltraRAM one for each
+    four-fold of the blocks that are cascaded (UG573 has a pipeline register for each; 187 to 250 MHz need them). The output
+    memory's read, addition and write stay within `MIN_TILE_CLOCKS`."""
+    blocks = -(-depth // URAM_DEPTH) if kind == "uram" else 1
+    return 2 + (blocks > 1) + (blocks > 4)
 
 
 def _enum_kinds() -> list[type[IntEnum]]:

@@ -28,7 +28,7 @@
 {% for half in ("ping", "pong") %}
 #pragma HLS AGGREGATE variable={{ name }}_{{ half }} compact=bit
 #pragma HLS ARRAY_PARTITION variable={{ name }}_{{ half }} type=complete dim=2
-#pragma HLS BIND_STORAGE variable={{ name }}_{{ half }} type=ram_s2p impl={{ storage[name] }}
+#pragma HLS BIND_STORAGE variable={{ name }}_{{ half }} type=ram_s2p impl={{ storage[name] }} latency={{ read_latency[name] }}
 {% endfor %}
 {% endfor %}
     Surroundings around;
