@@ -172,9 +172,7 @@ def _values(config: ArrayConfig) -> dict[str, object]:
         "written": _WRITTEN,
         "top": TOP,
         "storage": storage,
-        "read_latency": {
-            name: _read_latency(kind, getattr(config, f"{name}_depth")) for name, kind in storage.items()
-        },
+        "read_latency": {name: _read_latency(kind, getattr(config, f"{name}_depth")) for name, kind in storage.items()},
         "description": describe(config),
     }
 

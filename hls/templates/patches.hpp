@@ -110,8 +110,8 @@ inline Run pixel_run(const GemmInstruction &op, uint64_t image_word, const Patch
     return run;
 }
 
-// One row of a weight that is stored as blocks of rows and read from its last block to its first. The number of words is
-// the caller's.
+// One row of a weight that is stored as blocks of rows and read from its last block to its first. The number of words
+// is the caller's.
 inline Run block_run(const GemmInstruction &op, uint64_t weight_word, uint32_t n, const TapPosition &tap)
 {
 #pragma HLS INLINE

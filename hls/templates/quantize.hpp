@@ -23,7 +23,9 @@ inline uint32_t load_factors(const QuantizeInstruction &op, uint64_t window_addr
     const uint64_t first = (op.scale_b_address - window_address) / kBusBytes;
     const uint32_t words = divide_up(op.n, kBusFloats);
     OutputCursor place = cursor_at(0);
-    memory.read_request(first, words);
+    if (words != 0) {
+        memory.read_request(first, words);
+    }
 words:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth

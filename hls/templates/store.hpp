@@ -64,7 +64,9 @@ inline uint32_t load_floats(Port memory, uint64_t first, uint32_t count, float *
 {
 #pragma HLS INLINE
     const uint32_t words = divide_up(count, kBusFloats);
-    memory.read_request(first, words);
+    if (words != 0) {
+        memory.read_request(first, words);
+    }
 words:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
@@ -189,8 +191,8 @@ read:
 }
 
 // Writes a row, in a function of its own so that it runs beside `finish_line`. `open` are the requests whose answer was
-// not taken; of kRequests the oldest is waited for. Its words were written at least kAhead full requests, or a row, ago,
-// so they are on their way. A write is asked for with its first word: the port sends it when it has them all.
+// not taken; of kRequests the oldest is waited for, whose words were written at least kAhead full requests, or a row,
+// ago. A write is asked for with its first word and not before: the port sends no request before it has all its words.
 inline void write_row(Port memory, uint64_t first, uint32_t words, const BusWord line[kGroupWords], uint32_t &open)
 {
 #pragma HLS INLINE off

@@ -123,13 +123,14 @@ inline Run {{ unit }}_run(const GemmInstruction &op, uint64_t matrix_word, const
     } else {
         run.exists = true;
         run.words = 0;
-        run.first = matrix_word + uint64_t(line) * (op.{{ "a" if input else "b" }}_stride / kBusBytes) + tile.column / kBusBytes + at.word;
+        const uint64_t row = matrix_word + uint64_t(line) * (op.{{ "a" if input else "b" }}_stride / kBusBytes);
+        run.first = row + tile.column / kBusBytes + at.word;
     }
     return run;
 }
 
-// The next run, and moves on: along the row of the panel, to the panel's next row, to the next panel along these rows, to
-// the next rows. Behind the last there are runs without words.
+// The next run, and moves on: along the row of the panel, to the panel's next row, to the next panel along these rows,
+// to the next rows. Behind the last there are runs without words.
 inline Run next_{{ unit }}_run(const GemmInstruction &op, uint64_t matrix_word, const {{ Unit }}Tile &tile, {{ Unit }}Cursor &at)
 {
 #pragma HLS INLINE

@@ -145,8 +145,8 @@ inline ResultTile result_tile(const GemmInstruction &op, const TileStep &step)
     return tile;
 }
 
-// Load, array and store at the same time: calls of one basic block that share no memory, no port, no count and no result
-// of each other, so each may start before the others end.
+// Load, array and store at the same time: calls of one basic block that share no memory, no port, no count and no
+// result of each other, so each may start before the others end.
 inline void run_round(const GemmInstruction &op, const Round &round, uint64_t window_address,
                       Port memory_input, Port memory_weight, Port memory_output,
                       InputSegment input_next[kInputDepth][kInputSegments],
@@ -179,9 +179,9 @@ inline void add_counts(const RoundCounts &round, GemmCounts &counts)
     counts.result_words_stored += round.store.stored;
 }
 
-// One round on the halves that `halves` names. Each of these functions connects the two halves of one memory, straight or
-// crossed, to the one instance of the next: two calls in the branches of an if, which is as few as there can be, because
-// load unit and array must each see only its own half.
+// One round on the halves that `halves` names. Each of these functions connects the two halves of one memory, straight
+// or crossed, to the one instance of the next: two calls in the branches of an if, as few as there can be, because load
+// unit and array must each see its own half only.
 inline void round_on_outputs(const Halves &halves, const GemmInstruction &op, const Round &round,
                              uint64_t window_address, Port memory_input, Port memory_weight, Port memory_output,
                              InputSegment input_next[kInputDepth][kInputSegments],

@@ -2,11 +2,12 @@
 
 // Requests that run ahead of their data.
 //
-// What a loop reads is a sequence of runs: bus words that follow each other in device memory, at most kBurstWords of them.
-// Before its first word the loop has asked for kAhead runs; whenever a run begins it asks for the one that follows those.
-// So at most kRequests requests are open, and their words, at most kRequests * kBurstWords, have room in the port's buffer:
-// device memory can always deliver, a request waits for nothing but device memory, and a word for nothing but a request
-// that was made before it. The request stands before the read in the loop, so this is so in every iteration by itself.
+// What a loop reads is a sequence of runs: at most kBurstWords bus words that follow each other in device memory.
+// Before its first word the loop has asked for kAhead runs; whenever a run begins it asks for the one that follows
+// those. So at most kRequests requests are open, and their words, at most kRequests * kBurstWords, have room in the
+// port's buffer: device memory can always deliver, a request waits for nothing but device memory, and a word for nothing
+// but a request that was made before it. The request stands before the read in the loop's body, so every iteration keeps
+// that order.
 
 #ifndef SYSTOLORA_REQUESTS_HPP
 #define SYSTOLORA_REQUESTS_HPP

@@ -87,13 +87,14 @@ inline Run weight_run(const GemmInstruction &op, uint64_t matrix_word, const Wei
     } else {
         run.exists = true;
         run.words = 0;
-        run.first = matrix_word + uint64_t(line) * (op.b_stride / kBusBytes) + tile.column / kBusBytes + at.word;
+        const uint64_t row = matrix_word + uint64_t(line) * (op.b_stride / kBusBytes);
+        run.first = row + tile.column / kBusBytes + at.word;
     }
     return run;
 }
 
-// The next run, and moves on: along the row of the panel, to the panel's next row, to the next panel along these rows, to
-// the next rows. Behind the last there are runs without words.
+// The next run, and moves on: along the row of the panel, to the panel's next row, to the next panel along these rows,
+// to the next rows. Behind the last there are runs without words.
 inline Run next_weight_run(const GemmInstruction &op, uint64_t matrix_word, const WeightTile &tile, WeightCursor &at)
 {
 #pragma HLS INLINE
