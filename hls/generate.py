@@ -44,7 +44,7 @@ LINE_WORDS = 128
 """Bus words in a line buffer of QUANTIZE."""
 
 _GROUP_COLUMNS = 256
-"""Least columns of C that the epilogue writes in one burst: 1 KB of float32."""
+"""Least columns of C whose scales and bias the store unit holds: 1 KB each."""
 
 _WIDTH = 120
 """Columns of the generated C++."""
@@ -126,6 +126,12 @@ def write_project(config: ArrayConfig, folder: Path) -> list[Path]:
     return written
 
 
+def group_columns(config: ArrayConfig) -> int:
+    """Columns of C that the store unit takes at once: whole words of the output memory and whole bus words."""
+    unit = lcm(config.cols, config.bus_bytes)
+    return -(-_GROUP_COLUMNS // unit) * unit
+
+
 def describe(config: ArrayConfig) -> str:
     """A configuration in a few words, as the generated files name it."""
     board = f"{config.board}, " if config.board else ""
@@ -145,7 +151,6 @@ def _render(config: ArrayConfig, wanted: dict[str, tuple[str, dict[str, str]]]) 
 
 def _values(config: ArrayConfig) -> dict[str, object]:
     output_lanes = gcd(config.bus_bytes // 4, config.cols)
-    unit = lcm(config.cols, config.bus_bytes)
     board = board_of(config)
     storage = estimate(config, board.budget if board else None).storage
     return {
@@ -155,7 +160,7 @@ def _values(config: ArrayConfig) -> dict[str, object]:
         "line_words": LINE_WORDS,
         "requests_in_flight": REQUESTS_IN_FLIGHT,
         "burst_words": BURST_WORDS,
-        "group_columns": -(-_GROUP_COLUMNS // unit) * unit,
+        "group_columns": group_columns(config),
         "status_magic": STATUS_MAGIC,
         "instruction_words": INSTRUCTION_WORDS,
         "max_dimension": MAX_DIMENSION,

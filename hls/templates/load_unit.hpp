@@ -33,6 +33,17 @@ struct {{ Unit }}Place {
     uint32_t bytes_left;
 };
 
+// Where row `line` of the tile begins.
+inline {{ Unit }}Place {{ unit }}_place(const {{ Unit }}Tile &tile, uint32_t line)
+{
+#pragma HLS INLINE
+    {{ Unit }}Place place;
+    place.word = line;
+    place.segment = 0;
+    place.bytes_left = tile.length;
+    return place;
+}
+
 // Writes a bus word segment by segment; what lies behind the end of the row is left out.
 inline void place_{{ unit }}_word(const BusWord &word, uint32_t lines, {{ Unit }}Place &place,
                        {{ " " * (unit | length) }} {{ half }})
@@ -64,7 +75,7 @@ inline void load_{{ unit }}_straight(const GemmInstruction &op, uint64_t matrix_
                           {{ pad }} {{ Unit }}Reader &reader, {{ half }})
 {
 #pragma HLS INLINE off
-    {{ Unit }}Place place = {0, 0, tile.length};
+    {{ Unit }}Place place = {{ unit }}_place(tile, 0);
     uint32_t line = 0;
 words:
     for (uint32_t w = 0; w < tile.lines * tile.words; ++w) {
@@ -72,9 +83,7 @@ words:
 #pragma HLS PIPELINE II=k{{ Unit }}Pieces
         if (place.bytes_left == 0) {
             ++line;
-            place.word = line;
-            place.segment = 0;
-            place.bytes_left = tile.length;
+            place = {{ unit }}_place(tile, line);
         }
         const BusWord word = next_{{ unit }}_word(op, matrix_word, tile, memory, reader);
         place_{{ unit }}_word(word, tile.lines, place, half);

@@ -2,10 +2,9 @@
 //
 // What a loop reads is a sequence of runs: at most kBurstWords bus words that follow each other in device memory.
 // Before its first word the loop has asked for kAhead runs; whenever a run begins it asks for the one that follows
-// those. So at most kRequests requests are open, and their words, at most kRequests * kBurstWords, have room in the
-// port's buffer: device memory can always deliver, a request waits for nothing but device memory, and a word for nothing
-// but a request that was made before it. The request stands before the read in the loop's body, so every iteration keeps
-// that order.
+// those. So at most kRequestsInFlight requests are open, and all of their words have room in the port's buffer: device
+// memory can always deliver, a request waits for nothing but device memory, and a word for nothing but a request that
+// was made before it. The request stands before the read in the loop's body, so every iteration keeps that order.
 
 #ifndef SYSTOLORA_REQUESTS_HPP
 #define SYSTOLORA_REQUESTS_HPP
@@ -13,7 +12,7 @@
 #include "config.hpp"
 #include "types.hpp"
 
-constexpr int kAhead = kRequests - 1;
+constexpr int kAhead = kRequestsInFlight - 1;
 
 // Bus words that follow each other in device memory. If they do not exist they are zeros, and nothing is read.
 struct Run {

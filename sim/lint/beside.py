@@ -47,7 +47,7 @@ def _check_group(project: Project, function: Function, line: int, names: list[st
             yield Finding(function.node.file, line, "PAR01", f"{found}; {RULES['PAR01'].allowed}")
             return
         calls[name] = sites[0]
-    blocks = {_statement(call.node).parent for call in calls.values()}
+    blocks = {_block(call.node) for call in calls.values()}
     if len(blocks) != 1:
         yield Finding(
             function.node.file, line, "PAR01", f"the calls stand in different blocks; {RULES['PAR01'].allowed}"
@@ -61,6 +61,12 @@ def _check_group(project: Project, function: Function, line: int, names: list[st
         result = _result(one.node)
         if result and any(_overlap(_path(argument), result) for argument in arguments(other.node)):
             yield project.finding("PAR01", other.node, f"{second} needs the result of {first}")
+
+
+def _block(node: Node) -> Node | None:
+    """The innermost braces, branch or loop around a call."""
+    around = (n for n in node.ancestors() if n.kind.endswith("_STMT") and n.kind != "DECL_STMT")
+    return next(around, None)
 
 
 def _statement(node: Node) -> Node:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from .calls import exclude_each_other
 from .loops import Header, read_header
 from .project import Call, Function, Project
 from .rules import Finding
@@ -81,15 +82,20 @@ class _Ports:
         names = [symbol(parameter.cursor) for parameter in call.caller.parameters]
         return next((index for index, name in enumerate(names) if argument.refers_to(name)), None)
 
-    def reaches(self, function: Function, number: int, place: int, method: str, before: bool) -> bool:
-        """Whether a method of the port stands before (or behind) a place, in the function or around each call of it."""
-        uses = self.uses(function, number)
-        if any(method in use.does and ((use.place < place) if before else (use.place > place)) for use in uses):
+    def reaches(self, function: Function, number: int, node: Node, method: str, before: bool) -> bool:
+        """Whether a method of the port stands before (or behind) a place, in the function or around each call of it.
+
+        What stands in the other branch of an if is neither.
+        """
+        place = node.extent[0]
+        uses = [use for use in self.uses(function, number) if method in use.does and use.node is not node]
+        ordered = [use for use in uses if (use.place < place if before else use.place > place)]
+        if any(not exclude_each_other(use.node, node) for use in ordered):
             return True
         calls = self.project.calls_of(function.id)
         for call in calls:
             outer = self.given_by(call, number)
-            if outer is None or not self.reaches(call.caller, outer, call.node.extent[0], method, before):
+            if outer is None or not self.reaches(call.caller, outer, call.node, method, before):
                 return False
         return bool(calls)
 
@@ -117,9 +123,9 @@ def _check_order(ports: _Ports, function: Function, number: int) -> Iterator[Fin
             continue
         (method,) = use.does
         asked = _REQUESTS.get(method)
-        if asked is not None and not ports.reaches(function, number, use.place, asked, before=True):
+        if asked is not None and not ports.reaches(function, number, use.node, asked, before=True):
             yield project.finding("BRS01", use.node, f"{name}.{method}() with no {asked}() before it")
-        if method == "write_request" and not ports.reaches(function, number, use.place, "write_response", before=False):
+        if method == "write_request" and not ports.reaches(function, number, use.node, "write_response", before=False):
             yield project.finding("BRS03", use.node, f"{name}.write_request() with no write_response() behind it")
         if method in _OUTSTANDING:
             words = arguments(use.node)[-1]

@@ -43,7 +43,7 @@ def _several_instances(project: Project, function: Function, below: frozenset[st
     if function.id in below:
         return ""
     for first, second in combinations(calls, 2):
-        if not _exclude_each_other(first.node, second.node):
+        if not exclude_each_other(first.node, second.node):
             return f"{function.name} is called in lines {first.node.line} and {second.node.line}"
     for call in calls:
         loop = _copying_loop(project, call)
@@ -56,7 +56,7 @@ def _several_instances(project: Project, function: Function, below: frozenset[st
     return ""
 
 
-def _exclude_each_other(first: Node, second: Node) -> bool:
+def exclude_each_other(first: Node, second: Node) -> bool:
     """True if the two calls are in different branches of one if or different cases of one switch."""
     ancestors = list(second.ancestors())
     common = next((node for node in first.ancestors() if node in ancestors), None)

@@ -32,7 +32,7 @@ def test_no_finding_in_the_generated_code(tmp_path: Path, name: str) -> None:
         ("systolora_top.cpp", "#pragma HLS INTERFACE mode=s_axilite port=window_size", "// ", "IFC"),
         ("systolora_top.cpp", "bundle=memory_weight", "bundle=memory_input", "IFC09"),
         ("store.hpp", "memory.read_request(first, words);", "", "BRS01"),
-        ("stored_input.hpp", "i < kAhead", "i < kRequests + 1", "BRS04"),
+        ("stored_input.hpp", "i < kAhead", "i < kRequestsInFlight + 1", "BRS04"),
         ("requests.hpp", "run.exists && run.words != 0", "run.exists", "BRS02"),
         ("store.hpp", "await_writes(memory, open);", "", "BRS03"),
         ("gemm.hpp", "a, memory_input, input_next", "a, memory_weight, input_next", "PAR01"),

@@ -23,6 +23,17 @@ struct InputPlace {
     uint32_t bytes_left;
 };
 
+// Where row `line` of the tile begins.
+inline InputPlace input_place(const InputTile &tile, uint32_t line)
+{
+#pragma HLS INLINE
+    InputPlace place;
+    place.word = line;
+    place.segment = 0;
+    place.bytes_left = tile.length;
+    return place;
+}
+
 // Writes a bus word segment by segment; what lies behind the end of the row is left out.
 inline void place_input_word(const BusWord &word, uint32_t lines, InputPlace &place,
                              InputSegment half[kInputDepth][kInputSegments])
@@ -54,7 +65,7 @@ inline void load_input_straight(const GemmInstruction &op, uint64_t matrix_word,
                                 InputReader &reader, InputSegment half[kInputDepth][kInputSegments])
 {
 #pragma HLS INLINE off
-    InputPlace place = {0, 0, tile.length};
+    InputPlace place = input_place(tile, 0);
     uint32_t line = 0;
 words:
     for (uint32_t w = 0; w < tile.lines * tile.words; ++w) {
@@ -62,9 +73,7 @@ words:
 #pragma HLS PIPELINE II=kInputPieces
         if (place.bytes_left == 0) {
             ++line;
-            place.word = line;
-            place.segment = 0;
-            place.bytes_left = tile.length;
+            place = input_place(tile, line);
         }
         const BusWord word = next_input_word(op, matrix_word, tile, memory, reader);
         place_input_word(word, tile.lines, place, half);

@@ -23,6 +23,17 @@ struct WeightPlace {
     uint32_t bytes_left;
 };
 
+// Where row `line` of the tile begins.
+inline WeightPlace weight_place(const WeightTile &tile, uint32_t line)
+{
+#pragma HLS INLINE
+    WeightPlace place;
+    place.word = line;
+    place.segment = 0;
+    place.bytes_left = tile.length;
+    return place;
+}
+
 // Writes a bus word segment by segment; what lies behind the end of the row is left out.
 inline void place_weight_word(const BusWord &word, uint32_t lines, WeightPlace &place,
                               WeightSegment half[kWeightDepth][kWeightSegments])
@@ -54,7 +65,7 @@ inline void load_weight_straight(const GemmInstruction &op, uint64_t matrix_word
                                  WeightReader &reader, WeightSegment half[kWeightDepth][kWeightSegments])
 {
 #pragma HLS INLINE off
-    WeightPlace place = {0, 0, tile.length};
+    WeightPlace place = weight_place(tile, 0);
     uint32_t line = 0;
 words:
     for (uint32_t w = 0; w < tile.lines * tile.words; ++w) {
@@ -62,9 +73,7 @@ words:
 #pragma HLS PIPELINE II=kWeightPieces
         if (place.bytes_left == 0) {
             ++line;
-            place.word = line;
-            place.segment = 0;
-            place.bytes_left = tile.length;
+            place = weight_place(tile, line);
         }
         const BusWord word = next_weight_word(op, matrix_word, tile, memory, reader);
         place_weight_word(word, tile.lines, place, half);

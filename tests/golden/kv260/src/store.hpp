@@ -139,6 +139,17 @@ struct ResultCursor {
     uint32_t rows;  // left, this one included
 };
 
+inline ResultCursor first_result_run(const ResultRows &rows, uint32_t count)
+{
+#pragma HLS INLINE
+    ResultCursor at;
+    at.row = rows.first;
+    at.first = rows.first;
+    at.left = rows.words;
+    at.rows = count;
+    return at;
+}
+
 inline Run next_result_run(const ResultRows &rows, ResultCursor &at)
 {
 #pragma HLS INLINE
@@ -165,7 +176,7 @@ struct ResultReader {
 inline void begin_old_rows(const ResultRows &rows, uint32_t count, Port memory, ResultReader &reader)
 {
 #pragma HLS INLINE off
-    reader.at = {rows.first, rows.first, rows.words, count};
+    reader.at = first_result_run(rows, count);
 ahead:
     for (int i = 0; i < kAhead; ++i) {
 #pragma HLS PIPELINE II=1
@@ -175,42 +186,45 @@ ahead:
     }
 }
 
-inline void read_old_row(const ResultRows &rows, Port memory, ResultReader &reader, BusWord line[kGroupWords])
+// The next bus word of the old rows.
+inline BusWord next_old_word(const ResultRows &rows, Port memory, ResultReader &reader)
 {
-#pragma HLS INLINE off
-read:
-    for (uint32_t w = 0; w < rows.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
-#pragma HLS PIPELINE II=1
-        if (reader.asked.left == 0) {
-            const Run later = next_result_run(rows, reader.at);
-            ask(memory, later);
-            begin_run(reader.asked, later);
-        }
-        --reader.asked.left;
-        line[w] = memory.read();
+#pragma HLS INLINE
+    if (reader.asked.left == 0) {
+        const Run later = next_result_run(rows, reader.at);
+        ask(memory, later);
+        begin_run(reader.asked, later);
     }
+    --reader.asked.left;
+    return memory.read();
 }
 
-// Writes a row, in a function of its own so that it runs beside `finish_line`. `open` are the requests whose answer was
-// not taken; of kRequests the oldest is waited for, whose words were written at least kAhead full requests, or a row,
-// ago. A write is asked for with its first word and not before: the port sends no request before it has all its words.
-inline void write_row(Port memory, uint64_t first, uint32_t words, const BusWord line[kGroupWords], uint32_t &open)
+// Rows that are being written: the next run, the words left of this one, and the requests whose answer was not taken.
+struct ResultWriter {
+    ResultCursor at;
+    uint32_t left;
+    uint32_t open;
+};
+
+// Writes the next bus word of the rows. A run is asked for with its first word and not before: the port sends no
+// request before it has all its words. Of kRequestsInFlight open requests the oldest is waited for, behind a word of
+// the newest: all that it waits for stands before it in the loop.
+inline void put_word(const ResultRows &rows, Port memory, ResultWriter &writer, const BusWord &word)
 {
-#pragma HLS INLINE off
-write:
-    for (uint32_t w = 0; w < words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
-#pragma HLS PIPELINE II=1
-        if (w % kBurstWords == 0) {
-            if (open == kRequests) {
-                memory.write_response();
-                --open;
-            }
-            memory.write_request(first + w, least(words - w, kBurstWords));
-            ++open;
+#pragma HLS INLINE
+    if (writer.left == 0) {
+        const Run run = next_result_run(rows, writer.at);
+        if (run.words != 0) {
+            memory.write_request(run.first, run.words);
         }
-        memory.write(line[w]);
+        writer.left = run.words;
+        ++writer.open;
+    }
+    --writer.left;
+    memory.write(word);
+    if (writer.open == kRequestsInFlight) {
+        memory.write_response();
+        --writer.open;
     }
 }
 
@@ -220,64 +234,80 @@ inline void await_writes(Port memory, uint32_t open)
 #pragma HLS INLINE off
 answers:
     for (uint32_t i = 0; i < open; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kRequests
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kRequestsInFlight
         memory.write_response();
     }
 }
 
-// Finishes and writes the rows of a group of columns. A row is finished while the one before it is written.
+// Finishes and writes the rows of a group of columns: one loop over all of them, kOutputLanes columns a clock. `first`
+// is the group's first word of the output memory; those of the next columns are `count` further on.
+inline void finish_rows(const GemmInstruction &op, const ResultRows &rows, uint32_t count, uint32_t columns,
+                        uint32_t first, const float scale_a[kOutputDepth], const ColumnFactors &factors, Port memory,
+                        const OutputSegment output[kOutputDepth][kOutputSegments], ResultReader &reader,
+                        ResultWriter &writer)
+{
+#pragma HLS INLINE off
+    const int elements = op.result == Result::bfloat16 ? 2 * kBusFloats : kBusFloats;
+    const uint32_t steps = divide_up(columns, kOutputLanes);
+    OutputCursor place = cursor_at(first);
+    BusWord old = zero_bus_word();
+    BusWord word = zero_bus_word();
+    uint32_t row = 0;
+    uint32_t column = 0;
+    int index = 0;
+steps:
+    for (uint32_t s = 0; s < count * steps; ++s) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth*kGroupColumns/kOutputLanes
+#pragma HLS PIPELINE II=1
+        if (op.accumulate && index == 0) {
+            old = next_old_word(rows, memory, reader);
+        }
+        const OutputSegment sums = output[place.word][place.segment];
+        const float scale = scale_a[op.scale_a == ScaleMode::vector ? row : 0];
+        finish_columns(op, columns, column, index, sums, old, scale, factors, word);
+        column += kOutputLanes;
+        index += kOutputLanes;
+        const bool row_ends = column >= columns;
+        if (index == elements || row_ends) {
+            put_word(rows, memory, writer, word);
+            word = zero_bus_word();
+            index = 0;
+        }
+        advance(place, count);
+        if (row_ends) {
+            column = 0;
+            ++row;
+            place = cursor_at(first + row);
+        }
+    }
+}
+
+// Stores the rows of a group of columns. Requests whose answer was not taken go on to the next group in `open`.
 inline void store_group(const GemmInstruction &op, const ResultTile &tile, uint32_t column, uint32_t columns,
                         uint64_t window_address, const float scale_a[kOutputDepth], const ColumnFactors &factors,
                         Port memory, const OutputSegment output[kOutputDepth][kOutputSegments], uint32_t &open,
                         StoreCounts &counts)
 {
 #pragma HLS INLINE off
-    SYSTOLORA_MEMORY BusWord old_line[kGroupWords];
-    SYSTOLORA_MEMORY BusWord ping[kGroupWords];
-    SYSTOLORA_MEMORY BusWord pong[kGroupWords];
-#pragma HLS AGGREGATE variable=old_line compact=bit
-#pragma HLS BIND_STORAGE variable=old_line type=ram_s2p impl=lutram
-#pragma HLS AGGREGATE variable=ping compact=bit
-#pragma HLS BIND_STORAGE variable=ping type=ram_s2p impl=lutram
-#pragma HLS AGGREGATE variable=pong compact=bit
-#pragma HLS BIND_STORAGE variable=pong type=ram_s2p impl=lutram
-#pragma HLS ALLOCATION instances=finish_line limit=1 type=function
-#pragma HLS ALLOCATION instances=write_row limit=1 type=function
     const uint32_t size = result_bytes(op.result);
     const uint64_t matrix = (op.c_address - window_address) / kBusBytes;
     ResultRows rows;
     rows.stride = op.c_stride / kBusBytes;
     rows.first = matrix + tile.m0 * rows.stride + uint64_t(tile.n0 + column) * size / kBusBytes;
     rows.words = divide_up(columns * size, kBusBytes);
-    const uint32_t block_word = column / kCols * tile.tile_m;
     ResultReader reader;
 #pragma HLS ARRAY_PARTITION variable=reader.asked.words type=complete dim=1
 #pragma HLS ARRAY_PARTITION variable=reader.asked.exists type=complete dim=1
-    if (op.accumulate) {
-        begin_old_rows(rows, tile.tile_m, memory, reader);
-    }
-    uint64_t before = rows.first;
-rows:
-    for (uint32_t m = 0; m < tile.tile_m + 1; ++m) {
-#pragma HLS LOOP_TRIPCOUNT min=2 max=kOutputDepth
-        const bool finishing = m < tile.tile_m;
-        const uint32_t finished = finishing ? columns : 0;
-        const uint32_t written = m > 0 ? rows.words : 0;
-        const float scale = scale_a[op.scale_a == ScaleMode::vector && finishing ? m : 0];
-        if (finishing && op.accumulate) {
-            read_old_row(rows, memory, reader, old_line);
-            counts.loaded += rows.words;
-        }
-        if (m % 2 == 0) {
-            finish_line(op, finished, cursor_at(block_word + m), tile.tile_m, scale, factors, output, old_line, ping);
-            write_row(memory, before, written, pong, open);
-        } else {
-            finish_line(op, finished, cursor_at(block_word + m), tile.tile_m, scale, factors, output, old_line, pong);
-            write_row(memory, before, written, ping, open);
-        }
-        counts.stored += written;
-        before += m > 0 ? rows.stride : 0;
-    }
+    begin_old_rows(rows, op.accumulate ? tile.tile_m : 0, memory, reader);
+    ResultWriter writer;
+    writer.at = first_result_run(rows, tile.tile_m);
+    writer.left = 0;
+    writer.open = open;
+    finish_rows(op, rows, tile.tile_m, columns, column / kCols * tile.tile_m, scale_a, factors, memory, output, reader,
+                writer);
+    open = writer.open;
+    counts.loaded += op.accumulate ? tile.tile_m * rows.words : 0;
+    counts.stored += tile.tile_m * rows.words;
 }
 
 // Stores a tile. Nothing happens if it is not valid.
