@@ -19,7 +19,7 @@ from .isa import INSTRUCTION_WORDS, MAX_DIMENSION, ErrorCode, reserved_masks
 from .registers import ARGUMENTS, STATUS_MAGIC, Argument, Counters
 from .regmap import TOP, predict_map
 from .rendering import template_environment
-from .resources import estimate
+from .resources import URAM_DEPTH, estimate
 from .scripts import ProjectFiles, render_scripts
 
 TESTBENCH_BYTES = 1 << 17
@@ -28,11 +28,24 @@ TESTBENCH_BYTES = 1 << 17
 GOLDEN_FILE = "tb/golden.hpp"
 """Where the testbench's data lie in a project; `systolora.sim.csim.golden` makes them."""
 
-LINE_WORDS = 32
-"""Bus words in a line buffer of a transposing load and of QUANTIZE: long enough for a burst, short enough for LUT RAM."""
+REQUESTS_IN_FLIGHT = 8
+"""Requests that a memory port holds at once: what the AXI FIFO interface of a Zynq UltraScale+ port takes."""
+
+BURST_WORDS = 64
+"""Bus words of the longest request; so many times `REQUESTS_IN_FLIGHT` is the port's read buffer."""
+
+STANDIN_FILE = "tb/standin/hls_burst_maxi.h"
+"""Where a project keeps the header that stands in for Vitis HLS's own of that name in C-simulation by g++."""
+
+TURN_WORDS = 32
+"""Bus words of a row that a transposing load turns at once: as many line buffers as a segment has lanes hold them, twice, in LUT
+RAM. Requests overlap, so longer lines would move nothing sooner; they would take four times the LUTs at 128 words."""
+
+LINE_WORDS = 128
+"""Bus words in a line buffer of QUANTIZE."""
 
 _GROUP_COLUMNS = 256
-"""Least columns of C that the epilogue writes in one burst: 1 KB of float32."""
+"""Least columns of C whose scales and bias the store unit holds: 1 KB each."""
 
 _WIDTH = 120
 """Columns of the generated C++."""
@@ -51,6 +64,7 @@ _SOURCES: dict[str, tuple[str, dict[str, str]]] = {
     "src/operands.hpp": ("operands.hpp", {}),
     "src/decoder.hpp": ("decoder.hpp", {}),
     "src/memories.hpp": ("memories.hpp", {}),
+    "src/requests.hpp": ("requests.hpp", {}),
     "src/patches.hpp": ("patches.hpp", {}),
     "src/stored_input.hpp": ("stored_unit.hpp", {"unit": "input"}),
     "src/stored_weight.hpp": ("stored_unit.hpp", {"unit": "weight"}),
@@ -71,17 +85,23 @@ _SOURCES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 _HARNESS: dict[str, tuple[str, dict[str, str]]] = {
+    STANDIN_FILE: ("hls_burst_maxi.h", {}),
     "tb/testbench.cpp": ("testbench.cpp", {}),
     "Makefile": ("Makefile", {}),
     "README.md": ("README.md", {}),
 }
 
-_COMMENTS = {".hpp": "// {}", ".cpp": "// {}", ".md": "<!-- {} -->", "": "# {}"}
+_COMMENTS = {".h": "// {}", ".hpp": "// {}", ".cpp": "// {}", ".md": "<!-- {} -->", "": "# {}"}
 
 
 def render_sources(config: ArrayConfig) -> dict[str, str]:
     """The C++ of the accelerator alone: path in the project -> text."""
     return _render(config, _SOURCES)
+
+
+def render_standin(config: ArrayConfig) -> str:
+    """The header `hls_burst_maxi.h` that C-simulation by g++ compiles in place of Vitis HLS's own."""
+    return _render(config, {STANDIN_FILE: _HARNESS[STANDIN_FILE]})[STANDIN_FILE]
 
 
 def render_project(config: ArrayConfig) -> dict[str, str]:
@@ -116,6 +136,12 @@ def write_project(config: ArrayConfig, folder: Path) -> list[Path]:
     return written
 
 
+def group_columns(config: ArrayConfig) -> int:
+    """Columns of C that the store unit takes at once: whole words of the output memory and whole bus words."""
+    unit = lcm(config.cols, config.bus_bytes)
+    return -(-_GROUP_COLUMNS // unit) * unit
+
+
 def describe(config: ArrayConfig) -> str:
     """A configuration in a few words, as the generated files name it."""
     board = f"{config.board}, " if config.board else ""
@@ -135,13 +161,16 @@ def _render(config: ArrayConfig, wanted: dict[str, tuple[str, dict[str, str]]]) 
 
 def _values(config: ArrayConfig) -> dict[str, object]:
     output_lanes = gcd(config.bus_bytes // 4, config.cols)
-    unit = lcm(config.cols, config.bus_bytes)
     board = board_of(config)
+    storage = estimate(config, board.budget if board else None).storage
     return {
         "config": config,
         "output_lanes": output_lanes,
+        "turn_words": TURN_WORDS,
         "line_words": LINE_WORDS,
-        "group_columns": -(-_GROUP_COLUMNS // unit) * unit,
+        "requests_in_flight": REQUESTS_IN_FLIGHT,
+        "burst_words": BURST_WORDS,
+        "group_columns": group_columns(config),
         "status_magic": STATUS_MAGIC,
         "instruction_words": INSTRUCTION_WORDS,
         "max_dimension": MAX_DIMENSION,
@@ -157,9 +186,18 @@ def _values(config: ArrayConfig) -> dict[str, object]:
         "signature": _signature(),
         "written": _WRITTEN,
         "top": TOP,
-        "storage": estimate(config, board.budget if board else None).storage,
+        "storage": storage,
+        "read_latency": {name: _read_latency(kind, getattr(config, f"{name}_depth")) for name, kind in storage.items()},
         "description": describe(config),
     }
+
+
+def _read_latency(kind: str, depth: int) -> int:
+    """Clocks of a read that BIND_STORAGE asks for: the access and an output register, and of a deep UltraRAM one for each
+    four-fold of the blocks that are cascaded (UG573 has a pipeline register for each; 187 to 250 MHz need them). The output
+    memory's read, addition and write stay within `MIN_TILE_CLOCKS`."""
+    blocks = -(-depth // URAM_DEPTH) if kind == "uram" else 1
+    return 2 + (blocks > 1) + (blocks > 4)
 
 
 def _enum_kinds() -> list[type[IntEnum]]:
@@ -231,8 +269,7 @@ def _signature() -> str:
 def _parameter(argument: Argument) -> str:
     """An argument in the C++ signature."""
     if argument.kind == "pointer":
-        constant = "" if argument.name in _WRITTEN else "const "
-        return f"{constant}BusWord *{argument.name}"
+        return f"Port {argument.name}"
     word = "uint64_t" if argument.bits > 32 else "uint32_t"
     if argument.kind == "output":
         return f"volatile {word} &{argument.name}" if argument.name in _WATCHED else f"{word} &{argument.name}"

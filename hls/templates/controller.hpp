@@ -57,15 +57,16 @@ bytes:
     return word;
 }
 
-inline InstructionWords fetch(const BusWord *memory, uint64_t first)
+inline InstructionWords fetch(Port memory, uint64_t first)
 {
 #pragma HLS INLINE off
     uint8_t bytes[kInstructionBytes];
 #pragma HLS ARRAY_PARTITION variable=bytes type=complete dim=1
+    memory.read_request(first, kInstructionBusWords);
 read:
     for (int w = 0; w < kInstructionBusWords; ++w) {
 #pragma HLS PIPELINE II=1
-        const BusWord word = memory[first + w];
+        const BusWord word = memory.read();
     lanes:
         for (int i = 0; i < kBusBytes; ++i) {
 #pragma HLS UNROLL
@@ -94,8 +95,8 @@ inline void count_gemm(const GemmCounts &gemm, Counters &counters)
 }
 
 // Decodes, checks and executes one instruction.
-inline ErrorCode execute(const InstructionWords &code, const Surroundings &around, const BusWord *memory_input,
-                         const BusWord *memory_weight, BusWord *memory_output, Progress &progress,
+inline ErrorCode execute(const InstructionWords &code, const Surroundings &around, Port memory_input,
+                         Port memory_weight, Port memory_output, Progress &progress,
                          InputSegment input_ping[kInputDepth][kInputSegments],
                          InputSegment input_pong[kInputDepth][kInputSegments],
                          WeightSegment weight_ping[kWeightDepth][kWeightSegments],
@@ -142,8 +143,8 @@ inline ErrorCode execute(const InstructionWords &code, const Surroundings &aroun
 // Runs a program: at most `count` instructions, so that it surely ends. `current` always shows the instruction that it
 // is at, so that the driver can say where a program hangs; volatile, or the tool would keep only the last of its values
 // (UG1399, "Understanding Volatile Data").
-inline void run_program(const Surroundings &around, uint32_t count, const BusWord *memory_program,
-                        const BusWord *memory_input, const BusWord *memory_weight, BusWord *memory_output,
+inline void run_program(const Surroundings &around, uint32_t count, Port memory_program,
+                        Port memory_input, Port memory_weight, Port memory_output,
                         InputSegment input_ping[kInputDepth][kInputSegments],
                         InputSegment input_pong[kInputDepth][kInputSegments],
                         WeightSegment weight_ping[kWeightDepth][kWeightSegments],
@@ -190,7 +191,7 @@ inline uint64_t join(uint32_t low, uint32_t high)
     return uint64_t(low) | uint64_t(high) << 32;
 }
 
-inline void write_status(const Status &status, uint64_t first, BusWord *memory)
+inline void write_status(const Status &status, uint64_t first, Port memory)
 {
 #pragma HLS INLINE off
     uint64_t words[kStatusBytes / 8];
@@ -204,6 +205,7 @@ inline void write_status(const Status &status, uint64_t first, BusWord *memory)
 {% for index in range(3 + counters | length, 16) %}
     words[{{ index }}] = 0;
 {% endfor %}
+    memory.write_request(first, kStatusBytes / kBusBytes);
 write:
     for (int w = 0; w < kStatusBytes / kBusBytes; ++w) {
 #pragma HLS PIPELINE II=1
@@ -214,8 +216,9 @@ write:
             const int place = w * kBusBytes + i;
             word.byte[i] = uint8_t(words[place / 8] >> (place % 8 * 8));
         }
-        memory[first + w] = word;
+        memory.write(word);
     }
+    memory.write_response();
 }
 
 #endif

@@ -1,7 +1,7 @@
 {% set input = unit == "input" %}
 {% set Unit = unit | capitalize %}
 {% set half = Unit ~ "Segment half[k" ~ Unit ~ "Depth][k" ~ Unit ~ "Segments]" %}
-{% set line_buffer = "BusWord lines[k" ~ Unit ~ "Lanes][kLineWords]" %}
+{% set pad = " " * (unit | length) %}
 {% if input %}
 // The load unit of A: from device memory into one half of the input memory.
 //
@@ -21,7 +21,6 @@
 #include "config.hpp"
 #include "instruction.hpp"
 #include "memories.hpp"
-#include "patches.hpp"
 #include "stored_{{ unit }}.hpp"
 #include "turn_{{ unit }}.hpp"
 #include "types.hpp"
@@ -52,85 +51,44 @@ pieces:
     }
 }
 
-// Copies a run into the memory, one segment a clock.
-inline void copy_{{ unit }}_run(const BusWord *memory, const Run &run, {{ Unit }}Place &place,
-                     {{ " " * (unit | length) }} {{ half }})
+// Loads a tile whose rows run along the lanes, a bus word in as many clocks as it has segments.
+inline void load_{{ unit }}_straight(const GemmInstruction &op, uint64_t matrix_word, const {{ Unit }}Tile &tile, Port memory,
+                          {{ pad }} {{ Unit }}Reader &reader, {{ half }})
 {
 #pragma HLS INLINE off
-    if (run.exists) {
-    copy:
-        for (uint32_t w = 0; w < run.words; ++w) {
+    {{ Unit }}Place place = {{ unit }}_place(tile, 0);
+    uint32_t line = 0;
+words:
+    for (uint32_t w = 0; w < tile.lines * tile.words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=k{{ Unit }}Depth
 #pragma HLS PIPELINE II=k{{ Unit }}Pieces
-            place_{{ unit }}_word(memory[run.first + w], place, half);
+        if (place.bytes_left == 0) {
+            ++line;
+            place = {{ unit }}_place(tile, line);
         }
-    } else {
-    blank:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=k{{ Unit }}Depth
-#pragma HLS PIPELINE II=k{{ Unit }}Pieces
-            place_{{ unit }}_word(zero_bus_word(), place, half);
-        }
+        const BusWord word = next_{{ unit }}_word(op, matrix_word, tile, memory, reader);
+        place_{{ unit }}_word(word, place, half);
     }
-}
-
-// Loads a tile whose rows run along the lanes; returns the number of bus words read.
-inline uint32_t load_{{ unit }}_straight(const GemmInstruction &op, uint64_t matrix_word, const {{ Unit }}Tile &tile,
-                              {{ " " * (unit | length) }} const BusWord *memory, {{ half }})
-{
-#pragma HLS INLINE off
-    const uint32_t words = divide_up(tile.length, kBusBytes);
-    uint32_t read = 0;
-{% if input %}
-    const bool patches = op.a_form == OperandA::patches;
-    PatchPosition patch = {0, 0, 0};
-    TapPosition first_tap = {0, 0, 0};
-    if (patches) {
-        patch = patch_at(op, tile.line);
-        first_tap = tap_at(op, tile.column);
-    }
-{% endif %}
-lines:
-    for (uint32_t line = 0; line < tile.lines; ++line) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=k{{ Unit }}Depth
-        {{ Unit }}Place place = {{ unit }}_place(tile, line);
-{% if input %}
-        TapPosition tap = first_tap;
-        uint32_t done = 0;
-    runs:
-        for (uint32_t i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kInputDepth
-            if (done == words) {
-                break;  // a run has at least one word
-            }
-            const Run run = input_run(op, matrix_word, tile.line + line, tile.column, patch, tap, words - done);
-            copy_input_run(memory, run, place, half);
-            read += run.exists ? run.words : 0;
-            done += run.words;
-            next_tap(op, tap, run.words * kBusBytes);
-        }
-        next_patch(op, patch);
-{% else %}
-        const TapPosition no_tap = {0, 0, 0};
-        const Run run = weight_run(op, matrix_word, tile.line + line, tile.column, no_tap, words);
-        copy_weight_run(memory, run, place, half);
-        read += run.words;
-{% endif %}
-    }
-    return read;
 }
 
 // Loads a tile; returns the number of bus words read. Nothing happens if `wanted` is false.
 inline uint32_t load_{{ unit }}(bool wanted, const GemmInstruction &op, uint64_t window_address, const {{ Unit }}Tile &tile,
-                     {{ " " * (unit | length) }} const BusWord *memory, {{ half }})
+                     {{ pad }} Port memory, {{ half }})
 {
 #pragma HLS INLINE off
     const uint64_t matrix_word = (op.{{ "a" if input else "b" }}_address - window_address) / kBusBytes;
     uint32_t read = 0;
-    if (wanted && tile.turned) {
-        read = load_{{ unit }}_turned(op, matrix_word, tile, memory, half);
-    } else if (wanted) {
-        read = load_{{ unit }}_straight(op, matrix_word, tile, memory, half);
+    if (wanted) {
+        {{ Unit }}Reader reader;
+#pragma HLS ARRAY_PARTITION variable=reader.asked.words type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=reader.asked.exists type=complete dim=1
+        begin_{{ unit }}(op, matrix_word, tile, memory, reader);
+        if (tile.turned) {
+            load_{{ unit }}_turned(op, matrix_word, tile, memory, reader, half);
+        } else {
+            load_{{ unit }}_straight(op, matrix_word, tile, memory, reader, half);
+        }
+        read = reader.read;
     }
     return read;
 }

@@ -11,8 +11,8 @@
 {{ signature }}
 {
 {% for argument in arguments if argument.kind == "pointer" %}
-#pragma HLS INTERFACE mode=m_axi port={{ argument.name }} bundle={{ argument.name }} offset=slave depth={{ testbench_words }} latency=64 \
-    max_read_burst_length=64 num_read_outstanding=16{{ " max_write_burst_length=64 num_write_outstanding=16" if argument.name in written }}
+#pragma HLS INTERFACE mode=m_axi port={{ argument.name }} bundle={{ argument.name }} offset=slave depth={{ testbench_words }} \
+    max_read_burst_length={{ burst_words }} num_read_outstanding={{ requests_in_flight }}{{ " max_write_burst_length=%d num_write_outstanding=%d" | format(burst_words, requests_in_flight) if argument.name in written }}
 {% endfor %}
 {% for argument in arguments %}
 #pragma HLS INTERFACE mode=s_axilite port={{ argument.name }} bundle=control offset=0x{{ "%02x" | format(offsets[argument.name]) }}
@@ -28,7 +28,7 @@
 {% for half in ("ping", "pong") %}
 #pragma HLS AGGREGATE variable={{ name }}_{{ half }} compact=bit
 #pragma HLS ARRAY_PARTITION variable={{ name }}_{{ half }} type=complete dim=2
-#pragma HLS BIND_STORAGE variable={{ name }}_{{ half }} type=ram_s2p impl={{ storage[name] }}
+#pragma HLS BIND_STORAGE variable={{ name }}_{{ half }} type=ram_s2p impl={{ storage[name] }} latency={{ read_latency[name] }}
 {% endfor %}
 {% endfor %}
     Surroundings around;

@@ -2,7 +2,8 @@
 {% set bands = input and config.output_stationary %}
 {% set Unit = unit | capitalize %}
 {% set half = Unit ~ "Segment half[k" ~ Unit ~ "Depth][k" ~ Unit ~ "Segments]" %}
-{% set line_buffer = "BusWord lines[k" ~ Unit ~ "Lanes][kLineWords]" %}
+{% set line_buffer = "BusWord lines[k" ~ Unit ~ "Lanes][kTurnWords]" %}
+{% set pad = " " * (unit | length) %}
 // Loads a tile whose rows run across the lanes of the {{ unit }} memory: it turns a corner in line buffers.
 
 #ifndef SYSTOLORA_TURN_{{ unit | upper }}_HPP
@@ -11,30 +12,8 @@
 #include "config.hpp"
 #include "instruction.hpp"
 #include "memories.hpp"
-#include "patches.hpp"
 #include "stored_{{ unit }}.hpp"
 #include "types.hpp"
-
-// Copies a run into a line buffer.
-inline void fill_{{ unit }}_line(const BusWord *memory, const Run &run, uint32_t first, BusWord line[kLineWords])
-{
-#pragma HLS INLINE off
-    if (run.exists) {
-    copy:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-#pragma HLS PIPELINE II=1
-            line[first + w] = memory[run.first + w];
-        }
-    } else {
-    blank:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-#pragma HLS PIPELINE II=1
-            line[first + w] = zero_bus_word();
-        }
-    }
-}
 
 // A part of a tile that is turned at once: as many rows as a segment has lanes, as many bus words as a line buffer
 // holds.
@@ -52,7 +31,7 @@ inline {{ Unit }}Panel first_{{ unit }}_panel(const {{ Unit }}Tile &tile)
     panel.line = 0;
     panel.lines = least(tile.lines, k{{ Unit }}Lanes);
     panel.column = 0;
-    panel.length = least(tile.length, kLineWords * kBusBytes);
+    panel.length = least(tile.length, kTurnWords * kBusBytes);
     return panel;
 }
 
@@ -60,64 +39,35 @@ inline {{ Unit }}Panel first_{{ unit }}_panel(const {{ Unit }}Tile &tile)
 inline {{ Unit }}Panel next_{{ unit }}_panel(const {{ Unit }}Tile &tile, const {{ Unit }}Panel &panel)
 {
 #pragma HLS INLINE
-    const bool row_ends = tile.length - panel.column <= kLineWords * kBusBytes;
+    const bool row_ends = tile.length - panel.column <= kTurnWords * kBusBytes;
     {{ Unit }}Panel next;
     next.line = row_ends ? panel.line + panel.lines : panel.line;
     next.lines = least(tile.lines - next.line, k{{ Unit }}Lanes);
-    next.column = row_ends ? 0 : panel.column + kLineWords * kBusBytes;
-    next.length = least(tile.length - next.column, kLineWords * kBusBytes);
+    next.column = row_ends ? 0 : panel.column + kTurnWords * kBusBytes;
+    next.length = least(tile.length - next.column, kTurnWords * kBusBytes);
     return next;
 }
 
-// Reads a panel into a line buffer; returns the number of bus words read.
-inline uint32_t fill_{{ unit }}_panel(const GemmInstruction &op, uint64_t matrix_word, const {{ Unit }}Tile &tile,
-                           {{ " " * (unit | length) }} const {{ Unit }}Panel &panel, const BusWord *memory,
-                           {{ " " * (unit | length) }} {{ line_buffer }})
+// Reads a panel into line buffers, a bus word a clock. Runs of the next panel are asked for while it ends.
+inline void fill_{{ unit }}_panel(const GemmInstruction &op, uint64_t matrix_word, const {{ Unit }}Tile &tile,
+                       {{ pad }} const {{ Unit }}Panel &panel, Port memory, {{ Unit }}Reader &reader,
+                       {{ pad }} {{ line_buffer }})
 {
 #pragma HLS INLINE off
     const uint32_t words = divide_up(panel.length, kBusBytes);
-    const uint32_t column = tile.column + panel.column;
-    uint32_t read = 0;
-    TapPosition first_tap = {0, 0, 0};
-{% if input %}
-    PatchPosition patch = {0, 0, 0};
-    if (op.a_form == OperandA::patches) {
-        patch = patch_at(op, tile.line + panel.line);
-        first_tap = tap_at(op, column);
-    }
-{% else %}
-    if (op.b_form == OperandB::reversed_blocks) {
-        first_tap = tap_at(op, column);
-    }
-{% endif %}
-rows:
-    for (uint32_t i = 0; i < panel.lines; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=k{{ Unit }}Lanes
-        const uint32_t line = tile.line + panel.line + i;
-        TapPosition tap = first_tap;
-        uint32_t done = 0;
-    runs:
-        for (uint32_t j = 0; j < words; ++j) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-            if (done == words) {
-                break;  // a run has at least one word
-            }
-{% if input %}
-            const Run run = input_run(op, matrix_word, line, column, patch, tap, words - done);
-            read += run.exists ? run.words : 0;
-{% else %}
-            const Run run = weight_run(op, matrix_word, line, column, tap, words - done);
-            read += run.words;
-{% endif %}
-            fill_{{ unit }}_line(memory, run, done, lines[i]);
-            done += run.words;
-            next_tap(op, tap, run.words * kBusBytes);
+    uint32_t line = 0;
+    uint32_t place = 0;
+words:
+    for (uint32_t w = 0; w < panel.lines * words; ++w) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=k{{ Unit }}Lanes*kTurnWords
+#pragma HLS PIPELINE II=1
+        lines[line][place] = next_{{ unit }}_word(op, matrix_word, tile, memory, reader);
+        ++place;
+        if (place == words) {
+            place = 0;
+            ++line;
         }
-{% if input %}
-        next_patch(op, patch);
-{% endif %}
     }
-    return read;
 }
 
 // Writes a panel from a line buffer, one segment a clock: byte j of all its rows is a segment.
@@ -142,7 +92,7 @@ inline void drain_{{ unit }}_panel(const {{ Unit }}Tile &tile, const {{ Unit }}P
 {% endif %}
 bytes:
     for (uint32_t j = 0; j < panel.length; ++j) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords*kBusBytes
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kTurnWords*kBusBytes
 #pragma HLS PIPELINE II=1
         {{ Unit }}Segment segment;
     lanes:
@@ -163,39 +113,37 @@ bytes:
     }
 }
 
-// Loads a tile whose rows run across the lanes; returns the number of bus words read.
-// One panel is filled while the one before it is drained.
-inline uint32_t load_{{ unit }}_turned(const GemmInstruction &op, uint64_t matrix_word, const {{ Unit }}Tile &tile,
-                            {{ " " * (unit | length) }} const BusWord *memory, {{ half }})
+// Loads a tile whose rows run across the lanes. One panel is filled while the one before it is drained.
+inline void load_{{ unit }}_turned(const GemmInstruction &op, uint64_t matrix_word, const {{ Unit }}Tile &tile, Port memory,
+                        {{ pad }} {{ Unit }}Reader &reader, {{ half }})
 {
 #pragma HLS INLINE off
-    SYSTOLORA_MEMORY BusWord ping[k{{ Unit }}Lanes][kLineWords];
-    SYSTOLORA_MEMORY BusWord pong[k{{ Unit }}Lanes][kLineWords];
-#pragma HLS AGGREGATE variable=ping compact=bit
-#pragma HLS AGGREGATE variable=pong compact=bit
-#pragma HLS ARRAY_PARTITION variable=ping type=complete dim=1
-#pragma HLS ARRAY_PARTITION variable=pong type=complete dim=1
+    SYSTOLORA_MEMORY BusWord ping[k{{ Unit }}Lanes][kTurnWords];
+    SYSTOLORA_MEMORY BusWord pong[k{{ Unit }}Lanes][kTurnWords];
+{% for name in ("ping", "pong") %}
+#pragma HLS AGGREGATE variable={{ name }} compact=bit
+#pragma HLS ARRAY_PARTITION variable={{ name }} type=complete dim=1
+#pragma HLS BIND_STORAGE variable={{ name }} type=ram_s2p impl=lutram
+{% endfor %}
 #pragma HLS ALLOCATION instances=fill_{{ unit }}_panel limit=1 type=function
 #pragma HLS ALLOCATION instances=drain_{{ unit }}_panel limit=1 type=function
-    const uint32_t columns = divide_up(divide_up(tile.length, kBusBytes), kLineWords);
+    const uint32_t columns = divide_up(tile.words, kTurnWords);
     const uint32_t panels = divide_up(tile.lines, k{{ Unit }}Lanes) * columns;
     {{ Unit }}Panel filling = first_{{ unit }}_panel(tile);
     {{ Unit }}Panel draining = {0, 0, 0, 0};
-    uint32_t read = 0;
 panels:
     for (uint32_t p = 0; p < panels + 1; ++p) {
 #pragma HLS LOOP_TRIPCOUNT min=2 max=k{{ Unit }}Depth
         if (p % 2 == 0) {
-            read += fill_{{ unit }}_panel(op, matrix_word, tile, filling, memory, ping);
+            fill_{{ unit }}_panel(op, matrix_word, tile, filling, memory, reader, ping);
             drain_{{ unit }}_panel(tile, draining, pong, half);
         } else {
-            read += fill_{{ unit }}_panel(op, matrix_word, tile, filling, memory, pong);
+            fill_{{ unit }}_panel(op, matrix_word, tile, filling, memory, reader, pong);
             drain_{{ unit }}_panel(tile, draining, ping, half);
         }
         draining = filling;
         filling = next_{{ unit }}_panel(tile, filling);
     }
-    return read;
 }
 
 #endif

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "config.hpp"
+#include "hls_burst_maxi.h"
 
 #ifdef SYSTOLORA_NATIVE
 typedef int8_t data_t;
@@ -69,6 +70,9 @@ struct BusWord {
 };
 
 static_assert(sizeof(BusWord) == kBusBytes, "a bus word has no padding");
+
+// An m_axi port whose bursts are asked for by hand, so that requests can run ahead of their data.
+typedef hls::burst_maxi<BusWord> Port;
 
 inline BusWord zero_bus_word()
 {

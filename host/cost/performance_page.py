@@ -232,7 +232,7 @@ def sensitivity_table() -> str:
     """What latency and requests in flight do to SD 1.5 `linear` and `kv`."""
     rows = []
     for targets in ("kv", "linear"):
-        for latency, flight in ((0.0, 16), (300.0, 16), (600.0, 16), (300.0, 4), (300.0, 1)):
+        for latency, flight in ((0.0, 8), (300.0, 8), (600.0, 8), (300.0, 4), (300.0, 1)):
             done = _simulated(targets=targets, latency_ns=latency, in_flight=flight)
             cycles = (done.policies["auto"].cycles, done.quantize_cycles, done.step_cycles())
             rows.append([targets, f"{latency:g}", flight, *(_mega(value) for value in cycles)])

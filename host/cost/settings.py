@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from systolora.errors import UserError
 from systolora.hls.config import ArrayConfig, board_config, fitted_config
+from systolora.hls.generate import REQUESTS_IN_FLIGHT
 from systolora.hls.isa import Result
 from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS
 from systolora.options import check_rules, setting
-from systolora.sim.cost.dram import READ_LATENCY_NS, REQUESTS_IN_FLIGHT, DramModel
+from systolora.sim.cost.dram import READ_LATENCY_NS, DramModel
 from systolora.sim.cost.energy import TECHNOLOGIES
 from systolora.sim.cost.tile_times import Machine
 from systolora.sim.cost.unit_times import ArrayKind

@@ -8,6 +8,8 @@ Four numbers describe it, and each has one consequence:
   burst to 16 beats (UG1085, "PL-PS Interface Specifics": the conversion to AXI3 in the AXI FIFO interface);
 * *requests in flight*: a request holds its slot from when it is made until its last word is there, `latency + words` clocks, so
   r requests for w words need at least `(r * latency + w) / in_flight` clocks. With in_flight = 1 each row waits for the one before.
+  The generated loops hold eight runs open (hls/templates/requests.hpp), and the AXI FIFO interface of a processor port issues eight
+  bursts (UG1085, "AXI FIFO interface", issuing capability); scales, bias, instructions and the status block are one request each.
 
 A DDR4 chip moves 64 bytes at a time (burst of 8 on a 64-bit channel), so a row moves a multiple of that.
 """
@@ -19,16 +21,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from systolora.hls.config import ArrayConfig
+from systolora.hls.generate import REQUESTS_IN_FLIGHT
 
 Ints = NDArray[np.int64]
 
 DDR4_ACCESS_BYTES = 64
 PS_BURST_WORDS = 16
-REQUESTS_IN_FLIGHT = 16
-"""What the ports ask for: `num_read_outstanding` of the m_axi interfaces."""
-
 READ_LATENCY_NS = 300.0
-"""From request to first word. An assumption, not a measurement: about the 64 clocks that the m_axi pragmas announce at 200 MHz."""
+"""From request to first word, and from the last word of a write to its answer. An assumption: never measured for this design, and no
+published figure of a processor port under load was found. Eight bursts of 16 words hide 128 clocks a port, so it hardly shows."""
 
 
 @dataclass(frozen=True)

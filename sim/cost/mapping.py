@@ -22,7 +22,7 @@ from .performance import bound, gemm_cycles
 from .tile_times import Machine, TileTimes
 
 _THINNING = 0.7
-"""Tile sizes closer than this to a larger one are left out, but for the largest four and those of at most six units."""
+"""Tile sizes closer than this to a larger one are left out, but for the largest five and those of at most six units."""
 
 _FIRST_LOOK = 6
 """Candidates of each GEMM that are evaluated before the bounds are compared with the best of them."""
@@ -226,7 +226,7 @@ def _balanced(length: int, unit: int, limit: int) -> list[int]:
     pieces = max(1, -(-blocks * unit // max(unit, limit)))
     while pieces <= blocks:
         size = -(-blocks // pieces)
-        if len(kept) < 4 or size <= max(6, _THINNING * kept[-1]):
+        if len(kept) < 5 or size <= max(6, _THINNING * kept[-1]):
             kept.append(size)
         # The next number of parts that makes them smaller.
         pieces = -(-blocks // (size - 1)) if size > 1 else blocks + 1

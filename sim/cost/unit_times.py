@@ -14,14 +14,17 @@ Skewed, as in most papers: operands enter staggered along both edges, so a block
 Broadcast, as PEs are wired that all get the same word in the same clock: `rows` to preload, T to stream, rows - 1 until the last sum is out: 2 rows + T - 1
 weight-stationary; T + rows - 1 output-stationary, whose sums leave while the last of them forms.
 
-*Load, straight*: a bus word holds `bus / segment` segments, and one segment is written a clock.
+*Load, straight*: one loop over the tile's bus words. A bus word holds `bus / segment` segments, and one segment is written a clock.
 *Load, turned*: panels of `segment` lines and a line buffer's width are filled (one bus word a clock) and drained (one byte column a
-clock), one filling while the one before drains. A panel that is as wide as the buffer drains in `LINE_WORDS * bus` clocks and its
-successor fills in at most `segment * LINE_WORDS`, which is not more; so only the last panel of each line group, which may be
-narrow, can be outlasted by the filling of the next.
+clock), one filling while the one before drains. A panel that is as wide as the buffer drains in `TURN_WORDS * bus` clocks and its
+successor fills in at most `segment * TURN_WORDS`, which is not more; so only the last panel of each line group, which may be
+narrow, can be outlasted by the filling of the next. Each panel is a call of its own.
+Either way seven runs are asked for first, one a clock, and the data loop begins; then runs are asked for as others begin. The first
+word comes a latency after the first request.
 
-*Store*: scales and bias come one float a clock. Then row by row: the old row is read if C accumulates, then `lanes` columns a clock
-are finished while the row before is written (`lanes = gcd(bus / 4, cols)`; so writing is never the longer of the two).
+*Store*: scales and bias come one float a clock. Then one loop takes `lanes` columns a clock (`lanes = gcd(bus / 4, cols)`), row after
+row, with the old words where C accumulates, and writes a bus word whenever one is full. Columns come in groups (`group_columns`), each
+with its own scales and bias. Answers of writes trail; the last is awaited at the end of the tile, a latency after its last word.
 
 *QUANTIZE*: two passes over the matrix, `lanes` columns a clock, one row read while the one before is worked on.
 
@@ -37,7 +40,7 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 from systolora.hls.config import FLOAT_BYTES, MIN_TILE_CLOCKS, ArrayConfig
-from systolora.hls.generate import LINE_WORDS
+from systolora.hls.generate import REQUESTS_IN_FLIGHT, TURN_WORDS, group_columns
 from systolora.hls.isa import Dataflow, ScaleMode
 
 from systolora.sim.functional.counts import stationary_end
@@ -46,6 +49,15 @@ from .columns import GemmColumns, ceil_div
 from .dram import DramModel
 
 Ints = NDArray[np.int64]
+
+CALL_CLOCKS = 16
+"""What a call of a loop takes beyond its turns: address of the first request, filling and emptying the pipeline. Never measured:
+public Vitis HLS schedules show 7 to 8 states for a request without `latency=` and about as many stages for a copying loop."""
+
+
+EPILOGUE_CLOCKS = 40
+"""The same of the loop that finishes and writes a group of columns: a conversion, three products, two sums. Never measured; operators
+of four to six clocks each, as public Vitis HLS schedules show them at 200 MHz."""
 
 
 class ArrayKind(Enum):
@@ -114,20 +126,24 @@ def array_work(
 def _load_clocks(lines: Ints, length: Ints, turned: NDArray[np.bool_], segment: int, bus: int) -> Ints:
     """Clocks of a load unit for `lines` stored rows of `length` bytes, device memory aside."""
     words = ceil_div(length, bus)
-    panels = ceil_div(words, LINE_WORDS)
-    first_words = np.minimum(words, LINE_WORDS)
-    last_length = length - (panels - 1) * LINE_WORDS * bus
+    panels = ceil_div(words, TURN_WORDS)
+    first_words = np.minimum(words, TURN_WORDS)
+    last_length = length - (panels - 1) * TURN_WORDS * bus
     groups = ceil_div(lines, segment)
     last_lines = lines - (groups - 1) * segment
     between = np.maximum(groups - 2, 0) * np.maximum(last_length, segment * first_words)
     between += np.where(groups > 1, np.maximum(last_length, last_lines * first_words), 0)
-    turning = np.minimum(lines, segment) * first_words + groups * (panels - 1) * LINE_WORDS * bus
-    return np.where(turned, turning + between + last_length, lines * words * (bus // segment))
+    turning = np.minimum(lines, segment) * first_words + groups * (panels - 1) * TURN_WORDS * bus
+    calls = groups * panels + 1
+    straight = lines * words * (bus // segment)
+    return np.where(turned, turning + between + last_length + calls * CALL_CLOCKS, straight + CALL_CLOCKS)
 
 
 def _load(dram: DramModel, clocks: Ints, lines: Ints, words: Ints, requests: Ints) -> Transfer:
+    """A load begins when its first word is there, but not before the requests that run ahead are made."""
+    start = max(dram.latency, REQUESTS_IN_FLIGHT - 1) + CALL_CLOCKS
     bound = np.maximum(clocks, dram.request_clocks(requests, lines * words))
-    return Transfer(dram.latency + bound, dram.moved_bytes(lines, words))
+    return Transfer(start + bound, dram.moved_bytes(lines, words))
 
 
 def load_input(config: ArrayConfig, dram: DramModel, c: GemmColumns, tile_m: Ints, tile_k: Ints) -> Transfer:
@@ -176,14 +192,16 @@ def store(config: ArrayConfig, dram: DramModel, c: GemmColumns, tile_m: Ints, ti
     """Epilogue and storing of a C tile."""
     vectors = vector_words(config, c, tile_m, tile_n)
     row_words = ceil_div(tile_n * c.result_bytes, config.bus_bytes)
-    row = ceil_div(tile_n, np.int64(epilogue_lanes(config))) + c.accumulate * row_words
-    requests = (1 + c.accumulate) * dram.requests(tile_m, row_words)
-    moving = np.maximum(
-        tile_m * row + row_words, dram.request_clocks(requests, (1 + c.accumulate) * tile_m * row_words)
-    )
-    waits = (c.scale_a > 0).astype(np.int64) + (c.scale_b > 0) + c.bias + c.accumulate + 1
+    row = np.maximum(ceil_div(tile_n, np.int64(epilogue_lanes(config))), row_words)
+    groups = ceil_div(tile_n, np.int64(group_columns(config)))
+    # Reads and writes have channels of their own, so each has its own requests in flight.
+    bound = dram.request_clocks(dram.requests(tile_m, row_words), tile_m * row_words)
+    scales = (c.scale_a > 0) + np.where(c.scale_b == ScaleMode.VECTOR, groups, c.scale_b > 0)
+    waits = scales + groups * (c.bias + c.accumulate) + 1
+    vector_clocks = vectors * (config.bus_bytes // FLOAT_BYTES)
+    moving = np.maximum(tile_m * row + groups * EPILOGUE_CLOCKS, bound)
     moved = vectors * config.bus_bytes + (1 + c.accumulate) * dram.moved_bytes(tile_m, row_words)
-    return Transfer(waits * dram.latency + vectors * (config.bus_bytes // FLOAT_BYTES) + moving, moved)
+    return Transfer(waits * (dram.latency + CALL_CLOCKS) + vector_clocks + moving, moved)
 
 
 def fetch_clocks(config: ArrayConfig, dram: DramModel, instruction_bytes: int) -> int:

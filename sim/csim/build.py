@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from systolora.hls.config import ArrayConfig
-from systolora.hls.generate import render_sources
+from systolora.hls.generate import render_sources, render_standin
 from systolora.hls.regmap import TOP
 
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-label")
@@ -57,11 +57,16 @@ def build_library(config: ArrayConfig, *, native: bool = True, ap_headers: Path 
     Raises:
         CsimBuildError: if there is no g++ or no ap_int.h, or the sources do not compile.
     """
-    sources = render_sources(config) | {"src/csim.cpp": _amalgam("csim_entry.cpp")}
+    sources = csim_sources(config) | {"src/csim.cpp": _amalgam("csim_entry.cpp")}
     types: tuple[str, ...] = ("-DSYSTOLORA_NATIVE",)
     if not native:
         types = ("-isystem", str(ap_headers or find_ap_headers()), *_AP_QUIET)
     return compile_cached(Build(sources, "src/csim.cpp", (*_LIBRARY, *types), ".so"))
+
+
+def csim_sources(config: ArrayConfig) -> dict[str, str]:
+    """The accelerator's C++ and the header that stands in for one of Vitis HLS: path -> text."""
+    return render_sources(config) | {"src/hls_burst_maxi.h": render_standin(config)}
 
 
 def build_sanitized(config: ArrayConfig) -> Path:
@@ -70,7 +75,7 @@ def build_sanitized(config: ArrayConfig) -> Path:
     Raises:
         CsimBuildError: as `build_library`.
     """
-    return compile_cached(sanitized(render_sources(config)))
+    return compile_cached(sanitized(csim_sources(config)))
 
 
 def sanitized(sources: dict[str, str]) -> Build:

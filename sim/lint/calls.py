@@ -46,7 +46,7 @@ def _several_instances(project: Project, function: Function, below: frozenset[st
         same = (
             first.node.referenced.get_usr() == second.node.referenced.get_usr()
         )  # another instance of a template is not
-        if same and not _exclude_each_other(first.node, second.node):
+        if same and not exclude_each_other(first.node, second.node):
             return f"{function.name} is called in lines {first.node.line} and {second.node.line}"
     for call in calls:
         loop = _copying_loop(project, call)
@@ -59,7 +59,7 @@ def _several_instances(project: Project, function: Function, below: frozenset[st
     return ""
 
 
-def _exclude_each_other(first: Node, second: Node) -> bool:
+def exclude_each_other(first: Node, second: Node) -> bool:
     """True if the two calls are in different branches of one if or different cases of one switch."""
     ancestors = list(second.ancestors())
     common = next((node for node in first.ancestors() if node in ancestors), None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from .bursts import is_burst_port
 from .pragmas import Pragma
 from .project import Function, Project
 from .rules import Finding
@@ -32,6 +34,7 @@ def check_interface(project: Project) -> Iterator[Finding]:
         return
     for parameter in project.top.parameters:
         yield from _check_argument(project, parameter, ports.get(parameter.name, []))
+    yield from _check_bundles(project, project.top, ports)
     yield from _check_return(project, project.top, ports.get("return", []))
     yield from _check_offsets(project, project.top, [p for group in ports.values() for p in group])
 
@@ -48,7 +51,7 @@ def _check_argument(project: Project, parameter: Node, pragmas: list[Pragma]) ->
     kind = parameter.type
     if kind.kind.name == "LVALUEREFERENCE":
         kind = kind.get_pointee().get_canonical()
-    is_memory = kind.kind.name == "POINTER" or "ARRAY" in kind.kind.name
+    is_memory = _is_memory(kind)
     modes = [_mode(pragma) for pragma in pragmas]
     if kind.spelling.startswith("hls::stream"):
         if modes != ["axis"]:
@@ -57,6 +60,24 @@ def _check_argument(project: Project, parameter: Node, pragmas: list[Pragma]) ->
         yield from _check_memory(project, parameter, pragmas)
     elif modes != ["s_axilite"]:
         yield project.finding("IFC04", pragmas[0], f"the scalar '{name}' with mode={', '.join(modes)}")
+
+
+def _is_memory(kind: Any) -> bool:
+    return kind.kind.name == "POINTER" or "ARRAY" in kind.kind.name or is_burst_port(kind)
+
+
+def _check_bundles(project: Project, top: Function, ports: dict[str, list[Pragma]]) -> Iterator[Finding]:
+    """A burst port shares its bundle with no other port."""
+    bursts = {parameter.name for parameter in top.parameters if is_burst_port(parameter.type)}
+    taken: dict[str, str] = {}
+    for name, pragmas in ports.items():
+        for pragma in pragmas:
+            bundle = pragma.options.get("bundle", "")
+            if _mode(pragma) != "m_axi" or not bundle:
+                continue
+            other = taken.setdefault(bundle, name)
+            if other != name and bursts & {name, other}:
+                yield project.finding("IFC09", pragma, f"the ports '{other}' and '{name}' share the bundle '{bundle}'")
 
 
 def _check_memory(project: Project, parameter: Node, pragmas: list[Pragma]) -> Iterator[Finding]:
@@ -117,6 +138,6 @@ def _register_bytes(parameter: Node) -> int:
     kind = parameter.type
     if kind.kind.name == "LVALUEREFERENCE":
         kind = kind.get_pointee().get_canonical()
-    if kind.kind.name == "POINTER" or "ARRAY" in kind.kind.name:
+    if _is_memory(kind):
         return _POINTER_BYTES
     return int(max(4, -(-kind.get_size() // 4) * 4))

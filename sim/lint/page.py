@@ -13,6 +13,8 @@ _GROUPS = (
     ("LOOP", "Loops"),
     ("DFL", "Dataflow regions"),
     ("IFC", "Interface of the top function"),
+    ("BRS", "Bursts that are asked for by hand"),
+    ("PAR", "Functions side by side"),
 )
 
 _PREAMBLE = """# What `systolora lint` checks
@@ -23,7 +25,8 @@ code is 1 if there is any finding.
 
 It reads what Vitis would be given: the files named by `syn.file` in an `hls_config.cfg` below the folder, otherwise
 each C++ source that takes part in the top function. `__SYNTHESIS__` and `SYSTOLORA_NATIVE` are defined, so that
-simulation-only code is left out and no vendor header is needed. It is our reading of public documents, not Vitis.
+simulation-only code is left out. Headers named `ap_*.h` and `hls_*.h`, which the tool brings and the project's stand-in
+replaces, are read but not checked. It is our reading of public documents, not Vitis.
 
 This page is made from the rule table: `python -m systolora.sim.lint.page > docs/lint.md`.
 """

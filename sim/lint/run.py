@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from .beside import check_beside
 from .binding import check_binding
+from .bursts import check_bursts
 from .calls import check_calls
 from .dataflow import check_dataflow
 from .interface import check_interface
@@ -35,6 +37,8 @@ _CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (
     check_loops,
     check_dataflow,
     check_interface,
+    check_bursts,
+    check_beside,
 )
 
 

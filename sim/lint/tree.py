@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ LOOP_KINDS = frozenset({"FOR_STMT", "WHILE_STMT", "DO_STMT", "CXX_FOR_RANGE_STMT
 FUNCTION_KINDS = frozenset(
     {"FUNCTION_DECL", "CXX_METHOD", "FUNCTION_TEMPLATE", "CONSTRUCTOR", "DESTRUCTOR", "CONVERSION_FUNCTION"}
 )
+_VENDOR_HEADER = re.compile(r"(ap|hls)_\w+\.h")
 _TRANSPARENT = frozenset({"UNEXPOSED_EXPR", "PAREN_EXPR"})
 _COMPILERS = ("c++", "g++", "clang++", "gcc", "clang")
 _EVALUATED_INTEGER = 1  # CXEval_Int of clang-c/Index.h
@@ -256,7 +258,7 @@ def parse_unit(path: Path, root: Path, defines: Sequence[str], include: Sequence
         unit = cindex.Index.create().parse(str(path), args=arguments)
     except cindex.TranslationUnitLoadError as error:
         raise LintError(f"libclang cannot read {path}: {error}") from error
-    own = functools.lru_cache(maxsize=None)(lambda name: Path(name).resolve().is_relative_to(root.resolve()))
+    own = functools.lru_cache(maxsize=None)(lambda name: _is_own(Path(name), root))
     nodes: list[Node] = []
     for cursor in unit.cursor.get_children():
         file = cursor.location.file
@@ -278,6 +280,11 @@ def parse_unit(path: Path, root: Path, defines: Sequence[str], include: Sequence
 def subtree(cursor: Any) -> Node:
     """The nodes below a cursor that no unit has: of an instance of a template, whose constants have values."""
     return _build(cursor, None, cursor.location.file.name)
+
+
+def _is_own(path: Path, root: Path) -> bool:
+    """Whether the project wrote a file: the tool brings headers such as ap_int.h itself, and a project's stand in for them."""
+    return not _VENDOR_HEADER.fullmatch(path.name) and path.resolve().is_relative_to(root.resolve())
 
 
 def _build(cursor: Any, parent: Node | None, file: str) -> Node:

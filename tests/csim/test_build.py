@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 from systolora.hls.config import ArrayConfig
-from systolora.hls.generate import GOLDEN_FILE, render_sources, write_project
+from systolora.hls.generate import GOLDEN_FILE, write_project
 from systolora.sim.csim import build as csim_build
-from systolora.sim.csim.build import WARNINGS, CsimBuildError, build_library, cache_folder, compile_cached, sanitized
+from systolora.sim.csim.build import (
+    WARNINGS,
+    CsimBuildError,
+    build_library,
+    cache_folder,
+    compile_cached,
+    csim_sources,
+    sanitized,
+)
 from systolora.sim.csim.golden import golden_programs, write_golden
 
 CONFIGURATIONS = {
@@ -44,6 +52,7 @@ def test_no_warning(name: str, compiler: str, standard: str, tmp_path: Path) -> 
             "-Werror",
             "-DSYSTOLORA_NATIVE",
             "-Isrc",
+            "-Itb/standin",
             "-c",
             source,
         ]
@@ -133,7 +142,7 @@ def test_second_build_comes_from_the_cache(tmp_path: Path, monkeypatch: pytest.M
 
 def test_broken_sources_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    sources = render_sources(CONFIGURATIONS["8x16"]) | {"src/config.hpp": "constexpr int kRows = 8;\n"}
+    sources = csim_sources(CONFIGURATIONS["8x16"]) | {"src/config.hpp": "constexpr int kRows = 8;\n"}
     with pytest.raises(CsimBuildError, match="did not compile the generated sources"):
         compile_cached(sanitized(sources))
     assert not list((tmp_path / "systolora").iterdir())
@@ -168,7 +177,7 @@ def test_without_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_rules_are_asserted(tmp_path: Path, right: str, wrong: str, message: str) -> None:
-    text = render_sources(CONFIGURATIONS["8x16"])["src/config.hpp"]
+    text = csim_sources(CONFIGURATIONS["8x16"])["src/config.hpp"]
     assert right in text
     (tmp_path / "config.hpp").write_text(text.replace(right, wrong))
     done = subprocess.run(

@@ -17,9 +17,8 @@ import pytest
 from numpy.typing import NDArray
 from systolora.hls.check import Region
 from systolora.hls.config import ArrayConfig
-from systolora.hls.generate import render_sources
 from systolora.hls.isa import Axis, End, ErrorCode, Gemm, Instruction, Quantize, encode_program
-from systolora.sim.csim.build import build_sanitized, compile_cached, sanitized
+from systolora.sim.csim.build import build_sanitized, compile_cached, csim_sources, sanitized
 from systolora.sim.functional.controller import Controller
 from systolora.sim.functional.memory import DEFAULT_BASE, DeviceMemory
 
@@ -113,7 +112,7 @@ def test_a_hundred_thousand_instructions(tmp_path: Path, seed: int) -> None:
     ids=["window", "tile", "edge of a row"],
 )
 def test_a_hole_in_the_checks_is_found(tmp_path: Path, file: str, right: str, wrong: str) -> None:
-    sources = render_sources(CONFIG)
+    sources = csim_sources(CONFIG)
     assert right in sources[file]
     sources[file] = sources[file].replace(right, wrong)
     with pytest.raises(AssertionError, match=r"seed 1"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from systolora.hls.config import ArrayConfig
-from systolora.hls.generate import render_sources
+from systolora.sim.csim.build import csim_sources
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
@@ -38,7 +38,7 @@ int main()
 
 
 def _count(folder: Path, *changes: tuple[str, str]) -> list[int]:
-    for path, text in render_sources(ArrayConfig()).items():
+    for path, text in csim_sources(ArrayConfig()).items():
         (folder / Path(path).name).write_text(text)
     array = (folder / "array.hpp").read_text()
     for old, new in changes:

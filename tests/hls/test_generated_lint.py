@@ -30,6 +30,14 @@ def test_no_finding_in_the_generated_code(tmp_path: Path, name: str) -> None:
         ("array.hpp", "#pragma HLS PIPELINE II=1", "#pragma HLS PIPLINE II=1", "PRG"),
         ("array.hpp", "type=complete dim=1", "type=full dim=1", "PRG"),
         ("systolora_top.cpp", "#pragma HLS INTERFACE mode=s_axilite port=window_size", "// ", "IFC"),
+        ("systolora_top.cpp", "bundle=memory_weight", "bundle=memory_input", "IFC09"),
+        ("store.hpp", "memory.read_request(first, words);", "", "BRS01"),
+        ("stored_input.hpp", "i < kAhead", "i < kRequestsInFlight + 1", "BRS04"),
+        ("requests.hpp", "run.exists && run.words != 0", "run.exists", "BRS02"),
+        ("store.hpp", "await_writes(memory, open);", "", "BRS03"),
+        ("gemm.hpp", "a, memory_input, input_next", "a, memory_weight, input_next", "PAR01"),
+        ("gemm.hpp", "output_done, counts.store", "output_now, counts.store", "PAR01"),
+        ("gemm.hpp", "store(op, round.storing,", "if (round.storing.valid) store(op, round.storing,", "PAR01"),
     ],
 )
 def test_one_slip_is_found(tmp_path: Path, file: str, old: str, new: str, rule: str) -> None:

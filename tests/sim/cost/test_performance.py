@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from systolora.hls.check import input_words, weight_words
 from systolora.hls.config import ArrayConfig
+from systolora.hls.generate import REQUESTS_IN_FLIGHT
 from systolora.hls.isa import Dataflow, Gemm, LoopOrder, Quantize, Result, ScaleMode, Source
 from systolora.sim.cost.columns import GemmColumns
 from systolora.sim.cost.dram import DramModel
@@ -19,7 +20,7 @@ from systolora.sim.cost.performance import bound, gemm_costs
 from systolora.sim.cost.quantize_times import Sides, quantize_time, rounds_clocks
 from systolora.sim.cost.scalesim import scalesim_report
 from systolora.sim.cost.tile_times import Machine, TileTimes
-from systolora.sim.cost.unit_times import ArrayKind, array_work, load_input
+from systolora.sim.cost.unit_times import CALL_CLOCKS, EPILOGUE_CLOCKS, ArrayKind, array_work, load_input, store
 from systolora.sim.functional.counts import array_time, count_instruction
 from systolora.sim.functional.randoms import random_gemm, random_patches
 
@@ -114,10 +115,37 @@ def test_a_slow_memory_binds_and_a_fast_one_does_not() -> None:
 def test_each_row_waits_for_the_one_before_if_one_request_is_in_flight() -> None:
     config = ArrayConfig()
     many, one = (DramModel.of(config, in_flight=flight) for flight in (16, 1))
+    assert DramModel.of(config).in_flight == 8, "what the generated loops hold open"
     columns = GemmColumns.of(config, [dense(256, 64, 64)])
     tile_m, tile_k = np.array([256]), np.array([64])
-    assert load_input(config, many, columns, tile_m, tile_k).clocks[0] == many.latency + 256 * 4
-    assert load_input(config, one, columns, tile_m, tile_k).clocks[0] == one.latency + 256 * (one.latency + 4)
+    begun = many.latency + CALL_CLOCKS
+    assert load_input(config, many, columns, tile_m, tile_k).clocks[0] == begun + 256 * 4 + CALL_CLOCKS
+    assert load_input(config, one, columns, tile_m, tile_k).clocks[0] == begun + 256 * (one.latency + 4)
+
+
+def test_the_requests_that_run_ahead_are_made_before_the_first_word_is_taken() -> None:
+    config = ArrayConfig()
+    columns = GemmColumns.of(config, [dense(16, 64, 512)])
+    tile = np.array([16]), np.array([512])
+    clocks = [load_input(config, DramModel.of(config, ns), columns, *tile).clocks[0] for ns in (0, 30, 200)]
+    assert [int(time - clocks[0]) for time in clocks] == [0, 0, 40 - 7]
+
+
+def test_a_store_waits_for_its_vectors_and_once_for_its_answers() -> None:
+    """By hand, 100 x 64 float32 in rows of 16 words, four columns a clock, with 16-byte words: scale of rows 25 words, one scale."""
+    config = ArrayConfig()
+    dram = DramModel.of(config)
+    tile = np.array([100]), np.array([64])
+    plain, added = (
+        int(store(config, dram, GemmColumns.of(config, [dense(100, 64, 64, accumulate=flag)]), *tile).clocks[0])
+        for flag in (False, True)
+    )
+    assert plain == 3 * (60 + CALL_CLOCKS) + (25 + 1) * 4 + 100 * 16 + EPILOGUE_CLOCKS
+    assert added - plain == 60 + CALL_CLOCKS
+    # 320 columns are two groups, each with its own scales and bias.
+    wide = GemmColumns.of(config, [dense(100, 320, 64, bias=True, scale_b=ScaleMode.VECTOR)])
+    clocks = int(store(config, dram, wide, np.array([100]), np.array([320])).clocks[0])
+    assert clocks == (1 + 2 + 2 + 1) * (60 + CALL_CLOCKS) + (25 + 80 + 80) * 4 + 100 * 80 + 2 * EPILOGUE_CLOCKS
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -128,20 +156,24 @@ def test_turning_a_corner_costs_the_longer_of_reading_and_writing(transposed: bo
     columns = GemmColumns.of(config, [dense(256, 64, 128, transpose_a=True) if transposed else dense(128, 64, 256)])
     tile_m, tile_k = (np.array([256]), np.array([128])) if transposed else (np.array([128]), np.array([256]))
     clocks = load_input(config, dram, columns, tile_m, tile_k).clocks[0]
-    assert clocks == (16 * 16 + 8 * 256 if transposed else 128 * 16)
+    begun = REQUESTS_IN_FLIGHT - 1 + CALL_CLOCKS
+    assert clocks == begun + (16 * 16 + 8 * 256 + 9 * CALL_CLOCKS if transposed else 128 * 16 + CALL_CLOCKS)
 
 
 def test_quantize_takes_two_passes() -> None:
     config = ArrayConfig()
     machine = Machine(config, DramModel.of(config, latency_ns=0))
     time = quantize_time(machine, Quantize(64, 320, 0, 0, 0, 0, 0))
-    # A row is 128, 128 and 64 floats: 32, 32 and 16 words, worked on in as many clocks. While the next row's first part is
-    # read, the short last one is worked on, so each row takes three rounds of 32 clocks, but for the very last part's work.
-    assert (time.find, time.factors) == (32 + 63 * 96 + 2 * 32 + 16, 0)
-    assert time.store == 32 + 63 * 96 + 2 * 32 + 16 + 320 % 128 // 16
-    # bfloat16: 256 and 64 columns, read in 32 and 8 words, worked on in 64 and 16 clocks.
+    # A part is 512 floats, so a row is one part: 80 words, worked on in as many clocks.
+    assert (time.find, time.factors) == (80 + 63 * 80 + 80, 0)
+    assert time.store == 80 + 63 * 80 + 80 + 320 // 16
+    # 1,200 floats are 512, 512 and 176: 128, 128 and 44 words. While the next row's first part is read, the short last one is
+    # worked on, so each row takes three rounds of 128 clocks, but for the very last part's work.
+    long = quantize_time(machine, Quantize(64, 1200, 0, 0, 0, 0, 0))
+    assert long.find == 128 + 63 * 3 * 128 + 2 * 128 + 44
+    # bfloat16: 320 columns, read in 40 words, worked on in 80 clocks.
     half = quantize_time(machine, Quantize(64, 320, 0, 0, 0, 0, 0, source=Source.BFLOAT16))
-    assert half.find == 32 + 63 * (64 + 32) + 64 + 16
+    assert half.find == 40 + 64 * 80
     starved = Machine(config, DramModel(0.1, 200.0, 16, latency=0))
     assert quantize_time(starved, Quantize(64, 320, 0, 0, 0, 0, 0)).find == 64 * 320 * 4 / 0.5
 

@@ -61,7 +61,7 @@ def test_each_rule_has_a_wrong_source_that_shows_it() -> None:
         assert source.stem in {rule for rule, _ in expected(source)}
 
 
-@pytest.mark.parametrize("name", ["top.cpp", "dataflow.cpp"])
+@pytest.mark.parametrize("name", ["top.cpp", "dataflow.cpp", "bursts.cpp"])
 def test_good_source_gives_no_finding(name: str) -> None:
     assert lint_file(GOOD / name, top=TOP) == []
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from systolora.hls.config import ArrayConfig
-from systolora.hls.generate import render_sources
+from systolora.sim.csim.build import csim_sources
 from systolora.sim.rtl.check import dsp_blocks, has_yosys, lockstep, verilator_root
 from systolora.sim.rtl.cpp2rtl import translate
 from systolora.sim.rtl.report import Chain, report
@@ -38,7 +38,7 @@ def _sources(folder: Path, rows: int, cols: int, packed: bool, array: str | None
         output_bytes=512 * cols,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    for path, text in render_sources(config).items():
+    for path, text in csim_sources(config).items():
         (folder / Path(path).name).write_text(text)
     if array is not None:
         (folder / "array.hpp").write_text(array)

@@ -73,15 +73,16 @@ bytes:
     return word;
 }
 
-inline InstructionWords fetch(const BusWord *memory, uint64_t first)
+inline InstructionWords fetch(Port memory, uint64_t first)
 {
 #pragma HLS INLINE off
     uint8_t bytes[kInstructionBytes];
 #pragma HLS ARRAY_PARTITION variable=bytes type=complete dim=1
+    memory.read_request(first, kInstructionBusWords);
 read:
     for (int w = 0; w < kInstructionBusWords; ++w) {
 #pragma HLS PIPELINE II=1
-        const BusWord word = memory[first + w];
+        const BusWord word = memory.read();
     lanes:
         for (int i = 0; i < kBusBytes; ++i) {
 #pragma HLS UNROLL
@@ -110,8 +111,8 @@ inline void count_gemm(const GemmCounts &gemm, Counters &counters)
 }
 
 // Decodes, checks and executes one instruction.
-inline ErrorCode execute(const InstructionWords &code, const Surroundings &around, const BusWord *memory_input,
-                         const BusWord *memory_weight, BusWord *memory_output, Progress &progress,
+inline ErrorCode execute(const InstructionWords &code, const Surroundings &around, Port memory_input,
+                         Port memory_weight, Port memory_output, Progress &progress,
                          InputSegment input_ping[kInputDepth][kInputSegments],
                          InputSegment input_pong[kInputDepth][kInputSegments],
                          WeightSegment weight_ping[kWeightDepth][kWeightSegments],
@@ -156,17 +157,15 @@ inline ErrorCode execute(const InstructionWords &code, const Surroundings &aroun
 }
 
 // Runs a program: at most `count` instructions, so that it surely ends. `current` always shows the instruction that it
-// is at, so that the driver can say where a program hangs; volatile, or the tool would keep only the last of its values
-// (UG1399, "Understanding Volatile Data").
-inline void run_program(const Surroundings &around, uint32_t count, const BusWord *memory_program,
-                        const BusWord *memory_input, const BusWord *memory_weight, BusWord *memory_output,
+// is at, so that the driver can say where a program hangs.
+inline void run_program(const Surroundings &around, uint32_t count, Port memory_program,
+                        Port memory_input, Port memory_weight, Port memory_output,
                         InputSegment input_ping[kInputDepth][kInputSegments],
                         InputSegment input_pong[kInputDepth][kInputSegments],
                         WeightSegment weight_ping[kWeightDepth][kWeightSegments],
                         WeightSegment weight_pong[kWeightDepth][kWeightSegments],
                         OutputSegment output_ping[kOutputDepth][kOutputSegments],
-                        OutputSegment output_pong[kOutputDepth][kOutputSegments], Status &status,
-                        volatile uint32_t &current)
+                        OutputSegment output_pong[kOutputDepth][kOutputSegments], Status &status, uint32_t &current)
 {
 #pragma HLS INLINE off
     const uint64_t first = (around.program.address - around.window.address) / kBusBytes;
@@ -206,7 +205,7 @@ inline uint64_t join(uint32_t low, uint32_t high)
     return uint64_t(low) | uint64_t(high) << 32;
 }
 
-inline void write_status(const Status &status, uint64_t first, BusWord *memory)
+inline void write_status(const Status &status, uint64_t first, Port memory)
 {
 #pragma HLS INLINE off
     uint64_t words[kStatusBytes / 8];
@@ -227,6 +226,7 @@ inline void write_status(const Status &status, uint64_t first, BusWord *memory)
     words[13] = 0;
     words[14] = 0;
     words[15] = 0;
+    memory.write_request(first, kStatusBytes / kBusBytes);
 write:
     for (int w = 0; w < kStatusBytes / kBusBytes; ++w) {
 #pragma HLS PIPELINE II=1
@@ -237,8 +237,9 @@ write:
             const int place = w * kBusBytes + i;
             word.byte[i] = uint8_t(words[place / 8] >> (place % 8 * 8));
         }
-        memory[first + w] = word;
+        memory.write(word);
     }
+    memory.write_response();
 }
 
 #endif

@@ -145,9 +145,10 @@ inline ResultTile result_tile(const GemmInstruction &op, const TileStep &step)
     return tile;
 }
 
-// Load, array and store side by side. No two of the four functions share a memory or a port.
+// Load, array and store at the same time: calls of one basic block that share no memory, no port, no count and no
+// result of each other, so each may start before the others end.
 inline void run_round(const GemmInstruction &op, const Round &round, uint64_t window_address,
-                      const BusWord *memory_input, const BusWord *memory_weight, BusWord *memory_output,
+                      Port memory_input, Port memory_weight, Port memory_output,
                       InputSegment input_next[kInputDepth][kInputSegments],
                       const InputSegment input_now[kInputDepth][kInputSegments],
                       WeightSegment weight_next[kWeightDepth][kWeightSegments],
@@ -159,6 +160,7 @@ inline void run_round(const GemmInstruction &op, const Round &round, uint64_t wi
     const TileStep &step = round.loading;
     const InputTile a = input_tile(op, step.m0, step.tile_m, step.k0, step.tile_k);
     const WeightTile b = weight_tile(op, step.k0, step.tile_k, step.n0, step.tile_n);
+    // Side by side: load_input, load_weight, compute, store
     counts.input = load_input(step.load_a, op, window_address, a, memory_input, input_next);
     counts.weight = load_weight(step.load_b, op, window_address, b, memory_weight, weight_next);
     compute(round.computing, input_now, weight_now, output_now, counts.compute);
@@ -177,52 +179,66 @@ inline void add_counts(const RoundCounts &round, GemmCounts &counts)
     counts.result_words_stored += round.store.stored;
 }
 
-// One round on the halves that `halves` names: each case is the same hardware with other memories connected.
-inline void run_round_on(const Halves &halves, const GemmInstruction &op, const Round &round, uint64_t window_address,
-                         const BusWord *memory_input, const BusWord *memory_weight, BusWord *memory_output,
-                         InputSegment input_ping[kInputDepth][kInputSegments],
-                         InputSegment input_pong[kInputDepth][kInputSegments],
-                         WeightSegment weight_ping[kWeightDepth][kWeightSegments],
-                         WeightSegment weight_pong[kWeightDepth][kWeightSegments],
-                         OutputSegment output_ping[kOutputDepth][kOutputSegments],
-                         OutputSegment output_pong[kOutputDepth][kOutputSegments], RoundCounts &counts)
+// One round on the halves that `halves` names. Each of these functions connects the two halves of one memory, straight
+// or crossed, to the one instance of the next: two calls in the branches of an if, as few as there can be, because load
+// unit and array must each see its own half only.
+inline void round_on_outputs(const Halves &halves, const GemmInstruction &op, const Round &round,
+                             uint64_t window_address, Port memory_input, Port memory_weight, Port memory_output,
+                             InputSegment input_next[kInputDepth][kInputSegments],
+                             const InputSegment input_now[kInputDepth][kInputSegments],
+                             WeightSegment weight_next[kWeightDepth][kWeightSegments],
+                             const WeightSegment weight_now[kWeightDepth][kWeightSegments],
+                             OutputSegment output_ping[kOutputDepth][kOutputSegments],
+                             OutputSegment output_pong[kOutputDepth][kOutputSegments], RoundCounts &counts)
 {
 #pragma HLS INLINE off
 #pragma HLS ALLOCATION instances=run_round limit=1 type=function
-    const int which = (halves.input ? 4 : 0) + (halves.weight ? 2 : 0) + (halves.output ? 1 : 0);
-    switch (which) {
-    case 0:
-        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_pong, input_ping,
-                  weight_pong, weight_ping, output_ping, output_pong, counts);
-        break;
-    case 1:
-        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_pong, input_ping,
-                  weight_pong, weight_ping, output_pong, output_ping, counts);
-        break;
-    case 2:
-        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_pong, input_ping,
-                  weight_ping, weight_pong, output_ping, output_pong, counts);
-        break;
-    case 3:
-        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_pong, input_ping,
-                  weight_ping, weight_pong, output_pong, output_ping, counts);
-        break;
-    case 4:
-        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_ping, input_pong,
-                  weight_pong, weight_ping, output_ping, output_pong, counts);
-        break;
-    case 5:
-        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_ping, input_pong,
-                  weight_pong, weight_ping, output_pong, output_ping, counts);
-        break;
-    case 6:
-        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_ping, input_pong,
-                  weight_ping, weight_pong, output_ping, output_pong, counts);
-        break;
-    default:
-        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_ping, input_pong,
-                  weight_ping, weight_pong, output_pong, output_ping, counts);
-        break;
+    if (halves.output) {
+        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_next, input_now,
+                  weight_next, weight_now, output_pong, output_ping, counts);
+    } else {
+        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_next, input_now,
+                  weight_next, weight_now, output_ping, output_pong, counts);
+    }
+}
+
+inline void round_on_weights(const Halves &halves, const GemmInstruction &op, const Round &round,
+                             uint64_t window_address, Port memory_input, Port memory_weight, Port memory_output,
+                             InputSegment input_next[kInputDepth][kInputSegments],
+                             const InputSegment input_now[kInputDepth][kInputSegments],
+                             WeightSegment weight_ping[kWeightDepth][kWeightSegments],
+                             WeightSegment weight_pong[kWeightDepth][kWeightSegments],
+                             OutputSegment output_ping[kOutputDepth][kOutputSegments],
+                             OutputSegment output_pong[kOutputDepth][kOutputSegments], RoundCounts &counts)
+{
+#pragma HLS INLINE off
+#pragma HLS ALLOCATION instances=round_on_outputs limit=1 type=function
+    if (halves.weight) {
+        round_on_outputs(halves, op, round, window_address, memory_input, memory_weight, memory_output,
+                         input_next, input_now, weight_ping, weight_pong, output_ping, output_pong, counts);
+    } else {
+        round_on_outputs(halves, op, round, window_address, memory_input, memory_weight, memory_output,
+                         input_next, input_now, weight_pong, weight_ping, output_ping, output_pong, counts);
+    }
+}
+
+inline void round_on_inputs(const Halves &halves, const GemmInstruction &op, const Round &round,
+                            uint64_t window_address, Port memory_input, Port memory_weight, Port memory_output,
+                            InputSegment input_ping[kInputDepth][kInputSegments],
+                            InputSegment input_pong[kInputDepth][kInputSegments],
+                            WeightSegment weight_ping[kWeightDepth][kWeightSegments],
+                            WeightSegment weight_pong[kWeightDepth][kWeightSegments],
+                            OutputSegment output_ping[kOutputDepth][kOutputSegments],
+                            OutputSegment output_pong[kOutputDepth][kOutputSegments], RoundCounts &counts)
+{
+#pragma HLS INLINE off
+#pragma HLS ALLOCATION instances=round_on_weights limit=1 type=function
+    if (halves.input) {
+        round_on_weights(halves, op, round, window_address, memory_input, memory_weight, memory_output,
+                         input_ping, input_pong, weight_ping, weight_pong, output_ping, output_pong, counts);
+    } else {
+        round_on_weights(halves, op, round, window_address, memory_input, memory_weight, memory_output,
+                         input_pong, input_ping, weight_ping, weight_pong, output_ping, output_pong, counts);
     }
 }
 
@@ -233,8 +249,8 @@ inline uint64_t count_steps(const GemmInstruction &op)
 }
 
 // Executes a checked GEMM. `halves` outlives it: the next GEMM may reuse its A tile.
-inline void gemm(const GemmInstruction &op, uint64_t window_address, const BusWord *memory_input,
-                 const BusWord *memory_weight, BusWord *memory_output, Halves &halves,
+inline void gemm(const GemmInstruction &op, uint64_t window_address, Port memory_input,
+                 Port memory_weight, Port memory_output, Halves &halves,
                  InputSegment input_ping[kInputDepth][kInputSegments],
                  InputSegment input_pong[kInputDepth][kInputSegments],
                  WeightSegment weight_ping[kWeightDepth][kWeightSegments],
@@ -255,8 +271,8 @@ rounds:
         round.loading = loading;
         round.computing = compute_tile(op, computing);
         round.storing = result_tile(op, finished);
-        run_round_on(halves, op, round, window_address, memory_input, memory_weight, memory_output, input_ping,
-                     input_pong, weight_ping, weight_pong, output_ping, output_pong, round_counts);
+        round_on_inputs(halves, op, round, window_address, memory_input, memory_weight, memory_output, input_ping,
+                        input_pong, weight_ping, weight_pong, output_ping, output_pong, round_counts);
         add_counts(round_counts, counts);
         // A half changes hands when the other one has its new tile.
         halves.input = halves.input != loading.load_a;

@@ -12,7 +12,6 @@
 #include "config.hpp"
 #include "instruction.hpp"
 #include "memories.hpp"
-#include "patches.hpp"
 #include "stored_input.hpp"
 #include "turn_input.hpp"
 #include "types.hpp"
@@ -23,6 +22,17 @@ struct InputPlace {
     uint32_t segment;
     uint32_t bytes_left;
 };
+
+// Where row `line` of the tile begins.
+inline InputPlace input_place(const InputTile &tile, uint32_t line)
+{
+#pragma HLS INLINE
+    InputPlace place;
+    place.word = line;
+    place.segment = 0;
+    place.bytes_left = tile.length;
+    return place;
+}
 
 // Writes a bus word segment by segment; what lies behind the end of the row is left out.
 inline void place_input_word(const BusWord &word, uint32_t lines, InputPlace &place,
@@ -50,76 +60,44 @@ pieces:
     }
 }
 
-// Copies a run into the memory, one segment a clock.
-inline void copy_input_run(const BusWord *memory, const Run &run, uint32_t lines, InputPlace &place,
-                           InputSegment half[kInputDepth][kInputSegments])
+// Loads a tile whose rows run along the lanes, a bus word in as many clocks as it has segments.
+inline void load_input_straight(const GemmInstruction &op, uint64_t matrix_word, const InputTile &tile, Port memory,
+                                InputReader &reader, InputSegment half[kInputDepth][kInputSegments])
 {
 #pragma HLS INLINE off
-    if (run.exists) {
-    copy:
-        for (uint32_t w = 0; w < run.words; ++w) {
+    InputPlace place = input_place(tile, 0);
+    uint32_t line = 0;
+words:
+    for (uint32_t w = 0; w < tile.lines * tile.words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kInputDepth
 #pragma HLS PIPELINE II=kInputPieces
-            place_input_word(memory[run.first + w], lines, place, half);
+        if (place.bytes_left == 0) {
+            ++line;
+            place = input_place(tile, line);
         }
-    } else {
-    blank:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kInputDepth
-#pragma HLS PIPELINE II=kInputPieces
-            place_input_word(zero_bus_word(), lines, place, half);
-        }
+        const BusWord word = next_input_word(op, matrix_word, tile, memory, reader);
+        place_input_word(word, tile.lines, place, half);
     }
-}
-
-// Loads a tile whose rows run along the lanes; returns the number of bus words read.
-inline uint32_t load_input_straight(const GemmInstruction &op, uint64_t matrix_word, const InputTile &tile,
-                                    const BusWord *memory, InputSegment half[kInputDepth][kInputSegments])
-{
-#pragma HLS INLINE off
-    const uint32_t words = divide_up(tile.length, kBusBytes);
-    uint32_t read = 0;
-    const bool patches = op.a_form == OperandA::patches;
-    PatchPosition patch = {0, 0, 0};
-    TapPosition first_tap = {0, 0, 0};
-    if (patches) {
-        patch = patch_at(op, tile.line);
-        first_tap = tap_at(op, tile.column);
-    }
-lines:
-    for (uint32_t line = 0; line < tile.lines; ++line) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kInputDepth
-        InputPlace place = {line, 0, tile.length};
-        TapPosition tap = first_tap;
-        uint32_t done = 0;
-    runs:
-        for (uint32_t i = 0; i < words; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kInputDepth
-            if (done == words) {
-                break;  // a run has at least one word
-            }
-            const Run run = input_run(op, matrix_word, tile.line + line, tile.column, patch, tap, words - done);
-            copy_input_run(memory, run, tile.lines, place, half);
-            read += run.exists ? run.words : 0;
-            done += run.words;
-            next_tap(op, tap, run.words * kBusBytes);
-        }
-        next_patch(op, patch);
-    }
-    return read;
 }
 
 // Loads a tile; returns the number of bus words read. Nothing happens if `wanted` is false.
 inline uint32_t load_input(bool wanted, const GemmInstruction &op, uint64_t window_address, const InputTile &tile,
-                           const BusWord *memory, InputSegment half[kInputDepth][kInputSegments])
+                           Port memory, InputSegment half[kInputDepth][kInputSegments])
 {
 #pragma HLS INLINE off
     const uint64_t matrix_word = (op.a_address - window_address) / kBusBytes;
     uint32_t read = 0;
-    if (wanted && tile.turned) {
-        read = load_input_turned(op, matrix_word, tile, memory, half);
-    } else if (wanted) {
-        read = load_input_straight(op, matrix_word, tile, memory, half);
+    if (wanted) {
+        InputReader reader;
+#pragma HLS ARRAY_PARTITION variable=reader.asked.words type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=reader.asked.exists type=complete dim=1
+        begin_input(op, matrix_word, tile, memory, reader);
+        if (tile.turned) {
+            load_input_turned(op, matrix_word, tile, memory, reader, half);
+        } else {
+            load_input_straight(op, matrix_word, tile, memory, reader, half);
+        }
+        read = reader.read;
     }
     return read;
 }

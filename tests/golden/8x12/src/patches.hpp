@@ -7,6 +7,7 @@
 
 #include "config.hpp"
 #include "instruction.hpp"
+#include "requests.hpp"
 #include "types.hpp"
 
 // A row of A: patch (y, x) of an image.
@@ -16,18 +17,11 @@ struct PatchPosition {
     uint32_t x;
 };
 
-// A place along k: kernel position (dy, dx), and a channel in it.
+// A place along k: kernel position (dy, dx), and how many bus words of its channels are still to come.
 struct TapPosition {
     uint32_t dy;
     uint32_t dx;
-    uint32_t channel;
-};
-
-// Bus words that follow each other in device memory. If they do not exist they are zeros, and nothing is read.
-struct Run {
-    uint64_t first;  // in bus words from the window's first address
     uint32_t words;
-    bool exists;
 };
 
 inline PatchPosition patch_at(const GemmInstruction &op, uint32_t row)
@@ -49,59 +43,61 @@ inline TapPosition tap_at(const GemmInstruction &op, uint32_t k)
     TapPosition position;
     position.dy = tap / op.kernel_width;
     position.dx = tap % op.kernel_width;
-    position.channel = k % op.channels;
+    position.words = (op.channels - k % op.channels) / kBusBytes;
+    return position;
+}
+
+// A row of a matrix is one kernel position that never ends.
+inline TapPosition no_tap()
+{
+#pragma HLS INLINE
+    TapPosition position;
+    position.dy = 0;
+    position.dx = 0;
+    position.words = 0xffffffffu;
     return position;
 }
 
 inline void next_patch(const GemmInstruction &op, PatchPosition &position)
 {
 #pragma HLS INLINE
-    ++position.x;
-    if (position.x == op.out_width) {
-        position.x = 0;
-        ++position.y;
-    }
-    if (position.y == op.out_height) {
-        position.y = 0;
-        position.image += op.image_height;
-    }
+    const bool x_ends = position.x + 1 == op.out_width;
+    const bool y_ends = x_ends && position.y + 1 == op.out_height;
+    position.x = x_ends ? 0 : position.x + 1;
+    position.y = y_ends ? 0 : x_ends ? position.y + 1 : position.y;
+    position.image = y_ends ? position.image + op.image_height : position.image;
 }
 
-// Moves on by channels that do not reach beyond the kernel position.
-inline void next_tap(const GemmInstruction &op, TapPosition &position, uint32_t channels)
+// Moves on by bus words that do not reach beyond the kernel position.
+inline void next_tap(const GemmInstruction &op, TapPosition &position, uint32_t words)
 {
 #pragma HLS INLINE
-    position.channel += channels;
-    if (position.channel == op.channels) {
-        position.channel = 0;
-        ++position.dx;
-    }
-    if (position.dx == op.kernel_width) {
-        position.dx = 0;
-        ++position.dy;
-    }
+    const bool ends = position.words == words;
+    const bool row_ends = ends && position.dx + 1 == op.kernel_width;
+    position.words = ends ? op.channels / kBusBytes : position.words - words;
+    position.dy = row_ends ? position.dy + 1 : position.dy;
+    position.dx = row_ends ? 0 : ends ? position.dx + 1 : position.dx;
 }
 
-// Bus words to the end of the kernel position, at most `words`.
-inline uint32_t words_in_tap(const GemmInstruction &op, const TapPosition &tap, uint32_t words)
+// The place of a tap in its pixel, in bus words.
+inline uint32_t channel_word(const GemmInstruction &op, const TapPosition &tap)
 {
 #pragma HLS INLINE
-    return least((op.channels - tap.channel) / kBusBytes, words);
+    return op.channels / kBusBytes - tap.words;
 }
 
 // The stored row or column of pixels behind a logical one; false if there is none.
 inline bool stored_pixel(int32_t logical, uint32_t spread, uint32_t limit, uint32_t &stored)
 {
-#pragma HLS INLINE off
+#pragma HLS INLINE
     stored = logical < 0 ? 0 : uint32_t(logical) / spread;
     return logical >= 0 && uint32_t(logical) % spread == 0 && stored < limit;
 }
 
-// The pixel that patch and kernel position meet in, from the tap's channel on, at most `words` bus words of it.
-inline Run pixel_run(const GemmInstruction &op, uint64_t image_word, const PatchPosition &patch, const TapPosition &tap,
-                     uint32_t words)
+// The pixel that patch and kernel position meet in, from the tap's channel on. The number of words is the caller's.
+inline Run pixel_run(const GemmInstruction &op, uint64_t image_word, const PatchPosition &patch, const TapPosition &tap)
 {
-#pragma HLS INLINE off
+#pragma HLS INLINE
     uint32_t row;
     uint32_t column;
     const int32_t y = int32_t(patch.y * op.step + tap.dy) - int32_t(op.pad_top);
@@ -110,24 +106,24 @@ inline Run pixel_run(const GemmInstruction &op, uint64_t image_word, const Patch
     const bool column_exists = stored_pixel(x, op.spread, op.image_width, column);
     Run run;
     run.exists = row_exists && column_exists;
-    run.words = words_in_tap(op, tap, words);
+    run.words = 0;
     const uint64_t pixel = uint64_t(patch.image + row) * op.image_width + column;
-    run.first = image_word + pixel * (op.a_stride / kBusBytes) + tap.channel / kBusBytes;
+    run.first = image_word + pixel * (op.a_stride / kBusBytes) + channel_word(op, tap);
     return run;
 }
 
-// One row of a weight that is stored as blocks of rows and read from its last block to its first.
-inline Run block_run(const GemmInstruction &op, uint64_t weight_word, uint32_t n, const TapPosition &tap,
-                     uint32_t words)
+// One row of a weight that is stored as blocks of rows and read from its last block to its first. The number of words
+// is the caller's.
+inline Run block_run(const GemmInstruction &op, uint64_t weight_word, uint32_t n, const TapPosition &tap)
 {
-#pragma HLS INLINE off
+#pragma HLS INLINE
     const uint32_t last = op.kernel_height * op.kernel_width - 1;
     const uint32_t block = last - (tap.dy * op.kernel_width + tap.dx);
     const uint32_t rows = (op.n + kBusBytes - 1) / kBusBytes * kBusBytes;
     Run run;
     run.exists = true;
-    run.words = words_in_tap(op, tap, words);
-    run.first = weight_word + (uint64_t(block) * rows + n) * (op.b_stride / kBusBytes) + tap.channel / kBusBytes;
+    run.words = 0;
+    run.first = weight_word + (uint64_t(block) * rows + n) * (op.b_stride / kBusBytes) + channel_word(op, tap);
     return run;
 }
 

@@ -10,6 +10,7 @@
 #include "epilogue.hpp"
 #include "instruction.hpp"
 #include "memories.hpp"
+#include "requests.hpp"
 #include "types.hpp"
 
 // A tile of C whose sums are complete.
@@ -29,38 +30,50 @@ struct StoreCounts {
 };
 
 // One burst between device memory and a line buffer.
-inline void read_line(const BusWord *memory, uint64_t first, uint32_t words, BusWord *line)
+inline void read_line(Port memory, uint64_t first, uint32_t words, BusWord *line)
 {
 #pragma HLS INLINE
+    if (words != 0) {
+        memory.read_request(first, words);
+    }
 read:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
 #pragma HLS PIPELINE II=1
-        line[w] = memory[first + w];
+        line[w] = memory.read();
     }
 }
 
-inline void write_line(BusWord *memory, uint64_t first, uint32_t words, const BusWord *line)
+inline void write_line(Port memory, uint64_t first, uint32_t words, const BusWord *line)
 {
 #pragma HLS INLINE
+    if (words != 0) {
+        memory.write_request(first, words);
+    }
 write:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
 #pragma HLS PIPELINE II=1
-        memory[first + w] = line[w];
+        memory.write(line[w]);
+    }
+    if (words != 0) {
+        memory.write_response();
     }
 }
 
 // Reads `count` float32 from bus word `first` on; returns the number of bus words read.
-inline uint32_t load_floats(const BusWord *memory, uint64_t first, uint32_t count, float *values)
+inline uint32_t load_floats(Port memory, uint64_t first, uint32_t count, float *values)
 {
 #pragma HLS INLINE
     const uint32_t words = divide_up(count, kBusFloats);
+    if (words != 0) {
+        memory.read_request(first, words);
+    }
 words:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
 #pragma HLS PIPELINE II=kBusFloats
-        const BusWord word = memory[first + w];
+        const BusWord word = memory.read();
     floats:
         for (int i = 0; i < kBusFloats; ++i) {
 #pragma HLS UNROLL
@@ -74,7 +87,7 @@ words:
 
 // Scales of the tile's rows, one for all of them in scale[0]; returns the number of bus words read.
 inline uint32_t load_row_scales(const GemmInstruction &op, const ResultTile &tile, uint64_t window_address,
-                                const BusWord *memory, float scale[kOutputDepth])
+                                Port memory, float scale[kOutputDepth])
 {
 #pragma HLS INLINE off
     const uint64_t first = (op.scale_a_address - window_address) / kBusBytes;
@@ -91,7 +104,7 @@ inline uint32_t load_row_scales(const GemmInstruction &op, const ResultTile &til
 
 // Scales and bias of the tile's columns from `column` on; returns the number of bus words read.
 inline uint32_t load_column_factors(const GemmInstruction &op, const ResultTile &tile, uint32_t column,
-                                    uint32_t columns, uint64_t window_address, const BusWord *memory,
+                                    uint32_t columns, uint64_t window_address, Port memory,
                                     ColumnFactors &factors)
 {
 #pragma HLS INLINE off
@@ -112,59 +125,193 @@ inline uint32_t load_column_factors(const GemmInstruction &op, const ResultTile 
     return words;
 }
 
-// A function of its own, so that it runs beside `finish_line`.
-inline void write_row(BusWord *memory, uint64_t first, uint32_t words, const BusWord line[kGroupWords])
+// The rows of C in a group of columns, and where the next run of them is that is asked for.
+struct ResultRows {
+    uint64_t first;   // in bus words from the window's first address
+    uint64_t stride;  // in bus words
+    uint32_t words;   // of a row
+};
+
+struct ResultCursor {
+    uint64_t row;
+    uint64_t first;
+    uint32_t left;  // bus words of the row from here on
+    uint32_t rows;  // left, this one included
+};
+
+inline ResultCursor first_result_run(const ResultRows &rows, uint32_t count)
 {
-#pragma HLS INLINE off
-    write_line(memory, first, words, line);
+#pragma HLS INLINE
+    ResultCursor at;
+    at.row = rows.first;
+    at.first = rows.first;
+    at.left = rows.words;
+    at.rows = count;
+    return at;
 }
 
-// Finishes and writes the rows of a group of columns. A row is finished while the one before it is written.
-inline void store_group(const GemmInstruction &op, const ResultTile &tile, uint32_t column, uint32_t columns,
-                        uint64_t window_address, const float scale_a[kOutputDepth], const ColumnFactors &factors,
-                        BusWord *memory, const OutputSegment output[kOutputDepth][kOutputSegments],
-                        StoreCounts &counts)
+inline Run next_result_run(const ResultRows &rows, ResultCursor &at)
+{
+#pragma HLS INLINE
+    const uint32_t words = least(at.left, kBurstWords);
+    const bool row_ends = words == at.left;
+    Run run;
+    run.exists = true;
+    run.first = at.first;
+    run.words = at.rows == 0 ? 0 : words;
+    at.first = row_ends ? at.row + rows.stride : at.first + words;
+    at.row = row_ends ? at.row + rows.stride : at.row;
+    at.left = row_ends ? rows.words : at.left - words;
+    at.rows = row_ends && at.rows != 0 ? at.rows - 1 : at.rows;
+    return run;
+}
+
+// Old rows that are being read. A row of C is read before it is written, and no two rows share a byte.
+struct ResultReader {
+    ResultCursor at;
+    AskedRuns asked;
+};
+
+// Asks for the first old rows.
+inline void begin_old_rows(const ResultRows &rows, uint32_t count, Port memory, ResultReader &reader)
 {
 #pragma HLS INLINE off
-    SYSTOLORA_MEMORY BusWord old_line[kGroupWords];
-    SYSTOLORA_MEMORY BusWord ping[kGroupWords];
-    SYSTOLORA_MEMORY BusWord pong[kGroupWords];
-#pragma HLS AGGREGATE variable=old_line compact=bit
-#pragma HLS AGGREGATE variable=ping compact=bit
-#pragma HLS AGGREGATE variable=pong compact=bit
-#pragma HLS ALLOCATION instances=finish_line limit=1 type=function
-#pragma HLS ALLOCATION instances=write_row limit=1 type=function
-    const uint32_t size = result_bytes(op.result);
-    const uint64_t stride = op.c_stride / kBusBytes;
-    const uint64_t matrix = (op.c_address - window_address) / kBusBytes;
-    const uint64_t first = matrix + tile.m0 * stride + uint64_t(tile.n0 + column) * size / kBusBytes;
-    const uint32_t words = divide_up(columns * size, kBusBytes);
-    const uint32_t block_word = column / kCols * tile.tile_m;
-rows:
-    for (uint32_t m = 0; m < tile.tile_m + 1; ++m) {
-#pragma HLS LOOP_TRIPCOUNT min=2 max=kOutputDepth
-        const bool finishing = m < tile.tile_m;
-        const uint32_t finished = finishing ? columns : 0;
-        const uint32_t written = m > 0 ? words : 0;
-        const uint64_t before = first + (m - 1) * stride;
-        const float scale = scale_a[op.scale_a == ScaleMode::vector && finishing ? m : 0];
-        if (finishing && op.accumulate) {
-            read_line(memory, first + m * stride, words, old_line);
-            counts.loaded += words;
-        }
-        if (m % 2 == 0) {
-            finish_line(op, finished, cursor_at(block_word + m), tile.tile_m, scale, factors, output, old_line, ping);
-            write_row(memory, before, written, pong);
-        } else {
-            finish_line(op, finished, cursor_at(block_word + m), tile.tile_m, scale, factors, output, old_line, pong);
-            write_row(memory, before, written, ping);
-        }
-        counts.stored += written;
+    reader.at = first_result_run(rows, count);
+ahead:
+    for (int i = 0; i < kAhead; ++i) {
+#pragma HLS PIPELINE II=1
+        const Run run = next_result_run(rows, reader.at);
+        ask(memory, run);
+        put_run(reader.asked, i, run);
     }
 }
 
+// The next bus word of the old rows.
+inline BusWord next_old_word(const ResultRows &rows, Port memory, ResultReader &reader)
+{
+#pragma HLS INLINE
+    if (reader.asked.left == 0) {
+        const Run later = next_result_run(rows, reader.at);
+        ask(memory, later);
+        begin_run(reader.asked, later);
+    }
+    --reader.asked.left;
+    return memory.read();
+}
+
+// Rows that are being written: the next run, the words left of this one, and the requests whose answer was not taken.
+struct ResultWriter {
+    ResultCursor at;
+    uint32_t left;
+    uint32_t open;
+};
+
+// Writes the next bus word of the rows. A run is asked for with its first word and not before: the port sends no
+// request before it has all its words. Of kRequestsInFlight open requests the oldest is waited for, behind a word of
+// the newest: all that it waits for stands before it in the loop.
+inline void put_word(const ResultRows &rows, Port memory, ResultWriter &writer, const BusWord &word)
+{
+#pragma HLS INLINE
+    if (writer.left == 0) {
+        const Run run = next_result_run(rows, writer.at);
+        if (run.words != 0) {
+            memory.write_request(run.first, run.words);
+        }
+        writer.left = run.words;
+        ++writer.open;
+    }
+    --writer.left;
+    memory.write(word);
+    if (writer.open == kRequestsInFlight) {
+        memory.write_response();
+        --writer.open;
+    }
+}
+
+// Takes the answers that are left: afterwards all that was written is in device memory.
+inline void await_writes(Port memory, uint32_t open)
+{
+#pragma HLS INLINE off
+answers:
+    for (uint32_t i = 0; i < open; ++i) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kRequestsInFlight
+        memory.write_response();
+    }
+}
+
+// Finishes and writes the rows of a group of columns: one loop over all of them, kOutputLanes columns a clock. `first`
+// is the group's first word of the output memory; those of the next columns are `count` further on.
+inline void finish_rows(const GemmInstruction &op, const ResultRows &rows, uint32_t count, uint32_t columns,
+                        uint32_t first, const float scale_a[kOutputDepth], const ColumnFactors &factors, Port memory,
+                        const OutputSegment output[kOutputDepth][kOutputSegments], ResultReader &reader,
+                        ResultWriter &writer)
+{
+#pragma HLS INLINE off
+    const int elements = op.result == Result::bfloat16 ? 2 * kBusFloats : kBusFloats;
+    const uint32_t steps = divide_up(columns, kOutputLanes);
+    OutputCursor place = cursor_at(first);
+    BusWord old = zero_bus_word();
+    BusWord word = zero_bus_word();
+    uint32_t row = 0;
+    uint32_t column = 0;
+    int index = 0;
+steps:
+    for (uint32_t s = 0; s < count * steps; ++s) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth*kGroupColumns/kOutputLanes
+#pragma HLS PIPELINE II=1
+        if (op.accumulate && index == 0) {
+            old = next_old_word(rows, memory, reader);
+        }
+        const OutputSegment sums = output[place.word][place.segment];
+        const float scale = scale_a[op.scale_a == ScaleMode::vector ? row : 0];
+        finish_columns(op, columns, column, index, sums, old, scale, factors, word);
+        column += kOutputLanes;
+        index += kOutputLanes;
+        const bool row_ends = column >= columns;
+        if (index == elements || row_ends) {
+            put_word(rows, memory, writer, word);
+            word = zero_bus_word();
+            index = 0;
+        }
+        advance(place, count);
+        if (row_ends) {
+            column = 0;
+            ++row;
+            place = cursor_at(first + row);
+        }
+    }
+}
+
+// Stores the rows of a group of columns. Requests whose answer was not taken go on to the next group in `open`.
+inline void store_group(const GemmInstruction &op, const ResultTile &tile, uint32_t column, uint32_t columns,
+                        uint64_t window_address, const float scale_a[kOutputDepth], const ColumnFactors &factors,
+                        Port memory, const OutputSegment output[kOutputDepth][kOutputSegments], uint32_t &open,
+                        StoreCounts &counts)
+{
+#pragma HLS INLINE off
+    const uint32_t size = result_bytes(op.result);
+    const uint64_t matrix = (op.c_address - window_address) / kBusBytes;
+    ResultRows rows;
+    rows.stride = op.c_stride / kBusBytes;
+    rows.first = matrix + tile.m0 * rows.stride + uint64_t(tile.n0 + column) * size / kBusBytes;
+    rows.words = divide_up(columns * size, kBusBytes);
+    ResultReader reader;
+#pragma HLS ARRAY_PARTITION variable=reader.asked.words type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=reader.asked.exists type=complete dim=1
+    begin_old_rows(rows, op.accumulate ? tile.tile_m : 0, memory, reader);
+    ResultWriter writer;
+    writer.at = first_result_run(rows, tile.tile_m);
+    writer.left = 0;
+    writer.open = open;
+    finish_rows(op, rows, tile.tile_m, columns, column / kCols * tile.tile_m, scale_a, factors, memory, output, reader,
+                writer);
+    open = writer.open;
+    counts.loaded += op.accumulate ? tile.tile_m * rows.words : 0;
+    counts.stored += tile.tile_m * rows.words;
+}
+
 // Stores a tile. Nothing happens if it is not valid.
-inline void store(const GemmInstruction &op, const ResultTile &tile, uint64_t window_address, BusWord *memory,
+inline void store(const GemmInstruction &op, const ResultTile &tile, uint64_t window_address, Port memory,
                   const OutputSegment output[kOutputDepth][kOutputSegments], StoreCounts &counts)
 {
 #pragma HLS INLINE off
@@ -176,14 +323,16 @@ inline void store(const GemmInstruction &op, const ResultTile &tile, uint64_t wi
     counts.loaded = 0;
     counts.stored = 0;
     if (tile.valid) {
+        uint32_t open = 0;
         counts.vector = load_row_scales(op, tile, window_address, memory, scale_a);
     groups:
         for (uint32_t column = 0; column < tile.tile_n; column += kGroupColumns) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth
             const uint32_t columns = least(tile.tile_n - column, kGroupColumns);
             counts.vector += load_column_factors(op, tile, column, columns, window_address, memory, factors);
-            store_group(op, tile, column, columns, window_address, scale_a, factors, memory, output, counts);
+            store_group(op, tile, column, columns, window_address, scale_a, factors, memory, output, open, counts);
         }
+        await_writes(memory, open);
     }
 }
 

@@ -7,9 +7,9 @@
 
 #include "types.hpp"
 
-void systolora_top(BusWord *memory_program, const BusWord *memory_input, const BusWord *memory_weight,
-                   BusWord *memory_output, uint64_t window_address, uint64_t window_size, uint64_t program_address,
-                   uint32_t instruction_count, uint64_t status_address, uint32_t sequence, uint32_t &error,
-                   volatile uint32_t &error_index, uint32_t &fingerprint);
+void systolora_top(Port memory_program, Port memory_input, Port memory_weight, Port memory_output,
+                   uint64_t window_address, uint64_t window_size, uint64_t program_address, uint32_t instruction_count,
+                   uint64_t status_address, uint32_t sequence, uint32_t &error, uint32_t &error_index,
+                   uint32_t &fingerprint);
 
 #endif

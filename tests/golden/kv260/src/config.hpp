@@ -35,9 +35,14 @@ constexpr int kWeightPieces = kBusBytes / kWeightLanes;
 constexpr int kOutputLanes = 4;  // gcd(kBusFloats, kCols): columns a clock of epilogue and QUANTIZE
 constexpr int kOutputSegments = kCols / kOutputLanes;
 
+// A port holds this many requests, each of at most this many words: as its INTERFACE pragma says.
+constexpr int kRequestsInFlight = 8;
+constexpr int kBurstWords = 64;
+
 // Line buffers.
-constexpr int kLineWords = 32;  // bus words that a transposing load or QUANTIZE reads in one burst
-constexpr int kGroupColumns = 256;  // columns of C that the epilogue writes in one burst
+constexpr int kTurnWords = 32;  // bus words of a row that a transposing load turns at once
+constexpr int kLineWords = 128;  // bus words that QUANTIZE reads in one burst
+constexpr int kGroupColumns = 256;  // columns of C that the store unit takes at once
 constexpr int kGroupWords = kGroupColumns / kBusFloats;
 constexpr int kGroupBlocks = kGroupColumns / kCols;
 
@@ -80,6 +85,8 @@ static_assert(kInputDepth * kRows >= kBusBytes * kBusBytes && kWeightDepth * kCo
               "a tile of kBusBytes x kBusBytes fits each memory, so every GEMM can be tiled");
 static_assert(int64_t(kMaxK) * 128 * 128 < (int64_t(1) << 31), "no sum of kMaxK products overflows 32 bits");
 static_assert(kMaxInstructions >= 1 && kMaxInstructions <= (1u << 24), "a program has 1 to 2^24 instructions");
+static_assert(kRequestsInFlight >= 2 && kBurstWords >= kTurnWords && kBurstWords < 256,
+              "requests run ahead; a run of a turned row is one request; the words of a request fit 8 bits");
 static_assert(divides(kBusBytes, kTestbenchBytes), "the ports see whole bus words");
 
 #endif

@@ -60,46 +60,27 @@ struct ColumnFactors {
     float bias[kGroupColumns];
 };
 
-// Finishes one row of a group of columns, kOutputLanes of them a clock; bytes behind the last column are zero.
-// `place` is the first sum; its words continue `words` further on.
-inline void finish_line(const GemmInstruction &op, uint32_t columns, OutputCursor place, uint32_t words, float scale_a,
-                        const ColumnFactors &factors, const OutputSegment output[kOutputDepth][kOutputSegments],
-                        const BusWord old_line[kGroupWords], BusWord line[kGroupWords])
+// Finishes the columns from `column` on that a clock takes: elements of `word` from `index` on, behind the last column
+// nothing.
+inline void finish_columns(const GemmInstruction &op, uint32_t columns, uint32_t column, int index,
+                           const OutputSegment &sums, const BusWord &old, float scale_a, const ColumnFactors &factors,
+                           BusWord &word)
 {
-#pragma HLS INLINE off
+#pragma HLS INLINE
     const bool half = op.result == Result::bfloat16;
-    const int elements = half ? 2 * kBusFloats : kBusFloats;
     const bool own_scales = op.scale_b == ScaleMode::vector;
     const float shared_scale = factors.scale[0];
-    BusWord word = zero_bus_word();
-    int index = 0;
-    int w = 0;
-segments:
-    for (uint32_t j = 0; j < columns; j += kOutputLanes) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupColumns/kOutputLanes
-#pragma HLS PIPELINE II=1
-        const OutputSegment sums = output[place.word][place.segment];
-        const BusWord old = old_line[w];
-    lanes:
-        for (int i = 0; i < kOutputLanes; ++i) {
+lanes:
+    for (int i = 0; i < kOutputLanes; ++i) {
 #pragma HLS UNROLL
-            Factors element;
-            element.scale_a = scale_a;
-            element.scale_b = own_scales ? factors.scale[j + i] : shared_scale;
-            element.bias = op.bias ? factors.bias[j + i] : kNothing;
-            const uint32_t bits = finish_element(op, sums.lane[i], element, get_element(old, half, index + i));
-            if (j + i < columns) {
-                set_element(word, half, index + i, bits);
-            }
+        Factors element;
+        element.scale_a = scale_a;
+        element.scale_b = own_scales ? factors.scale[column + i] : shared_scale;
+        element.bias = op.bias ? factors.bias[column + i] : kNothing;
+        const uint32_t bits = finish_element(op, sums.lane[i], element, get_element(old, half, index + i));
+        if (column + i < columns) {
+            set_element(word, half, index + i, bits);
         }
-        index += kOutputLanes;
-        if (index == elements || j + kOutputLanes >= columns) {
-            line[w] = word;
-            word = zero_bus_word();
-            index = 0;
-            ++w;
-        }
-        advance(place, words);
     }
 }
 

@@ -12,7 +12,6 @@
 #include "config.hpp"
 #include "instruction.hpp"
 #include "memories.hpp"
-#include "patches.hpp"
 #include "stored_weight.hpp"
 #include "turn_weight.hpp"
 #include "types.hpp"
@@ -23,6 +22,17 @@ struct WeightPlace {
     uint32_t segment;
     uint32_t bytes_left;
 };
+
+// Where row `line` of the tile begins.
+inline WeightPlace weight_place(const WeightTile &tile, uint32_t line)
+{
+#pragma HLS INLINE
+    WeightPlace place;
+    place.word = line;
+    place.segment = 0;
+    place.bytes_left = tile.length;
+    return place;
+}
 
 // Writes a bus word segment by segment; what lies behind the end of the row is left out.
 inline void place_weight_word(const BusWord &word, uint32_t lines, WeightPlace &place,
@@ -50,58 +60,44 @@ pieces:
     }
 }
 
-// Copies a run into the memory, one segment a clock.
-inline void copy_weight_run(const BusWord *memory, const Run &run, uint32_t lines, WeightPlace &place,
-                            WeightSegment half[kWeightDepth][kWeightSegments])
+// Loads a tile whose rows run along the lanes, a bus word in as many clocks as it has segments.
+inline void load_weight_straight(const GemmInstruction &op, uint64_t matrix_word, const WeightTile &tile, Port memory,
+                                 WeightReader &reader, WeightSegment half[kWeightDepth][kWeightSegments])
 {
 #pragma HLS INLINE off
-    if (run.exists) {
-    copy:
-        for (uint32_t w = 0; w < run.words; ++w) {
+    WeightPlace place = weight_place(tile, 0);
+    uint32_t line = 0;
+words:
+    for (uint32_t w = 0; w < tile.lines * tile.words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kWeightDepth
 #pragma HLS PIPELINE II=kWeightPieces
-            place_weight_word(memory[run.first + w], lines, place, half);
+        if (place.bytes_left == 0) {
+            ++line;
+            place = weight_place(tile, line);
         }
-    } else {
-    blank:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kWeightDepth
-#pragma HLS PIPELINE II=kWeightPieces
-            place_weight_word(zero_bus_word(), lines, place, half);
-        }
+        const BusWord word = next_weight_word(op, matrix_word, tile, memory, reader);
+        place_weight_word(word, tile.lines, place, half);
     }
-}
-
-// Loads a tile whose rows run along the lanes; returns the number of bus words read.
-inline uint32_t load_weight_straight(const GemmInstruction &op, uint64_t matrix_word, const WeightTile &tile,
-                                     const BusWord *memory, WeightSegment half[kWeightDepth][kWeightSegments])
-{
-#pragma HLS INLINE off
-    const uint32_t words = divide_up(tile.length, kBusBytes);
-    uint32_t read = 0;
-lines:
-    for (uint32_t line = 0; line < tile.lines; ++line) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kWeightDepth
-        WeightPlace place = {line, 0, tile.length};
-        const TapPosition no_tap = {0, 0, 0};
-        const Run run = weight_run(op, matrix_word, tile.line + line, tile.column, no_tap, words);
-        copy_weight_run(memory, run, tile.lines, place, half);
-        read += run.words;
-    }
-    return read;
 }
 
 // Loads a tile; returns the number of bus words read. Nothing happens if `wanted` is false.
 inline uint32_t load_weight(bool wanted, const GemmInstruction &op, uint64_t window_address, const WeightTile &tile,
-                            const BusWord *memory, WeightSegment half[kWeightDepth][kWeightSegments])
+                            Port memory, WeightSegment half[kWeightDepth][kWeightSegments])
 {
 #pragma HLS INLINE off
     const uint64_t matrix_word = (op.b_address - window_address) / kBusBytes;
     uint32_t read = 0;
-    if (wanted && tile.turned) {
-        read = load_weight_turned(op, matrix_word, tile, memory, half);
-    } else if (wanted) {
-        read = load_weight_straight(op, matrix_word, tile, memory, half);
+    if (wanted) {
+        WeightReader reader;
+#pragma HLS ARRAY_PARTITION variable=reader.asked.words type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=reader.asked.exists type=complete dim=1
+        begin_weight(op, matrix_word, tile, memory, reader);
+        if (tile.turned) {
+            load_weight_turned(op, matrix_word, tile, memory, reader, half);
+        } else {
+            load_weight_straight(op, matrix_word, tile, memory, reader, half);
+        }
+        read = reader.read;
     }
     return read;
 }

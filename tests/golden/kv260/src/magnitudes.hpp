@@ -69,7 +69,7 @@ inline Part next_part(const QuantizeInstruction &op, const Part &part)
 
 // Reads a part; returns the number of bus words.
 inline uint32_t read_part(const QuantizeInstruction &op, const Part &part, uint64_t window_address,
-                          const BusWord *memory, BusWord line[kLineWords])
+                          Port memory, BusWord line[kLineWords])
 {
 #pragma HLS INLINE off
     const uint64_t matrix = (op.a_address - window_address) / kBusBytes;
@@ -186,7 +186,7 @@ inline void keep_group(uint32_t group, uint32_t largest, OutputSegment groups[kO
 // Reads the matrix once and keeps the largest magnitude of each group; returns whether all values are finite.
 // One part is read while the one before it is reduced.
 inline bool find_magnitudes(const QuantizeInstruction &op, uint64_t parts, uint64_t window_address,
-                            const BusWord *memory, OutputSegment groups[kOutputDepth][kOutputSegments],
+                            Port memory, OutputSegment groups[kOutputDepth][kOutputSegments],
                             const OutputSegment factors[kOutputDepth][kOutputSegments], uint64_t &words)
 {
 #pragma HLS INLINE off

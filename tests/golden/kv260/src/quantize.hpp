@@ -18,18 +18,21 @@ constexpr int kScalesInLine = kLineWords * kBusFloats;
 constexpr int kResultWords = kLineWords / 2;  // a line of bfloat16 gives half as many bus words of int8
 
 // Reads the column factors into a half of the output memory; returns the number of bus words.
-inline uint32_t load_factors(const QuantizeInstruction &op, uint64_t window_address, const BusWord *memory,
+inline uint32_t load_factors(const QuantizeInstruction &op, uint64_t window_address, Port memory,
                              OutputSegment factors[kOutputDepth][kOutputSegments])
 {
 #pragma HLS INLINE off
     const uint64_t first = (op.scale_b_address - window_address) / kBusBytes;
     const uint32_t words = divide_up(op.n, kBusFloats);
     OutputCursor place = cursor_at(0);
+    if (words != 0) {
+        memory.read_request(first, words);
+    }
 words:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth
 #pragma HLS PIPELINE II=kBusFloats/kOutputLanes
-        const BusWord word = memory[first + w];
+        const BusWord word = memory.read();
     pieces:
         for (int p = 0; p < kBusFloats; p += kOutputLanes) {
 #pragma HLS UNROLL
@@ -90,7 +93,7 @@ segments:
 }
 
 // Writes the scales; returns the number of bus words. Afterwards `groups` holds what the second pass multiplies with.
-inline uint32_t store_scales(const QuantizeInstruction &op, uint64_t window_address, BusWord *memory,
+inline uint32_t store_scales(const QuantizeInstruction &op, uint64_t window_address, Port memory,
                              OutputSegment groups[kOutputDepth][kOutputSegments])
 {
 #pragma HLS INLINE off
@@ -160,7 +163,7 @@ segments:
 }
 
 // Writes the integers of a part; returns the number of bus words.
-inline uint32_t write_part(const QuantizeInstruction &op, const Part &part, uint64_t window_address, BusWord *memory,
+inline uint32_t write_part(const QuantizeInstruction &op, const Part &part, uint64_t window_address, Port memory,
                            const BusWord integers[kResultWords])
 {
 #pragma HLS INLINE off
@@ -173,7 +176,7 @@ inline uint32_t write_part(const QuantizeInstruction &op, const Part &part, uint
 
 // The second pass: one part is read while the one before it is quantized and the one before that is written.
 inline void store_integers(const QuantizeInstruction &op, uint64_t parts, uint64_t window_address,
-                           const BusWord *memory_input, BusWord *memory_output,
+                           Port memory_input, Port memory_output,
                            const OutputSegment groups[kOutputDepth][kOutputSegments],
                            const OutputSegment factors[kOutputDepth][kOutputSegments], QuantizeCounts &counts)
 {
@@ -212,8 +215,8 @@ parts:
 }
 
 // Executes a checked QUANTIZE.
-inline ErrorCode quantize(const QuantizeInstruction &op, uint64_t window_address, const BusWord *memory_input,
-                          BusWord *memory_output, OutputSegment groups[kOutputDepth][kOutputSegments],
+inline ErrorCode quantize(const QuantizeInstruction &op, uint64_t window_address, Port memory_input,
+                          Port memory_output, OutputSegment groups[kOutputDepth][kOutputSegments],
                           OutputSegment factors[kOutputDepth][kOutputSegments], QuantizeCounts &counts)
 {
 #pragma HLS INLINE off

@@ -20,19 +20,19 @@
 // error              error code of the last program
 // error_index        instruction at which it stopped
 // fingerprint        of the configuration
-void systolora_top(BusWord *memory_program, const BusWord *memory_input, const BusWord *memory_weight,
-                   BusWord *memory_output, uint64_t window_address, uint64_t window_size, uint64_t program_address,
-                   uint32_t instruction_count, uint64_t status_address, uint32_t sequence, uint32_t &error,
-                   volatile uint32_t &error_index, uint32_t &fingerprint)
+void systolora_top(Port memory_program, Port memory_input, Port memory_weight, Port memory_output,
+                   uint64_t window_address, uint64_t window_size, uint64_t program_address, uint32_t instruction_count,
+                   uint64_t status_address, uint32_t sequence, uint32_t &error, uint32_t &error_index,
+                   uint32_t &fingerprint)
 {
-#pragma HLS INTERFACE mode=m_axi port=memory_program bundle=memory_program offset=slave depth=8192 latency=64 \
-    max_read_burst_length=64 num_read_outstanding=16 max_write_burst_length=64 num_write_outstanding=16
-#pragma HLS INTERFACE mode=m_axi port=memory_input bundle=memory_input offset=slave depth=8192 latency=64 \
-    max_read_burst_length=64 num_read_outstanding=16
-#pragma HLS INTERFACE mode=m_axi port=memory_weight bundle=memory_weight offset=slave depth=8192 latency=64 \
-    max_read_burst_length=64 num_read_outstanding=16
-#pragma HLS INTERFACE mode=m_axi port=memory_output bundle=memory_output offset=slave depth=8192 latency=64 \
-    max_read_burst_length=64 num_read_outstanding=16 max_write_burst_length=64 num_write_outstanding=16
+#pragma HLS INTERFACE mode=m_axi port=memory_program bundle=memory_program offset=slave depth=8192 \
+    max_read_burst_length=64 num_read_outstanding=8 max_write_burst_length=64 num_write_outstanding=8
+#pragma HLS INTERFACE mode=m_axi port=memory_input bundle=memory_input offset=slave depth=8192 \
+    max_read_burst_length=64 num_read_outstanding=8
+#pragma HLS INTERFACE mode=m_axi port=memory_weight bundle=memory_weight offset=slave depth=8192 \
+    max_read_burst_length=64 num_read_outstanding=8
+#pragma HLS INTERFACE mode=m_axi port=memory_output bundle=memory_output offset=slave depth=8192 \
+    max_read_burst_length=64 num_read_outstanding=8 max_write_burst_length=64 num_write_outstanding=8
 #pragma HLS INTERFACE mode=s_axilite port=memory_program bundle=control offset=0x10
 #pragma HLS INTERFACE mode=s_axilite port=memory_input bundle=control offset=0x1c
 #pragma HLS INTERFACE mode=s_axilite port=memory_weight bundle=control offset=0x28
@@ -55,22 +55,22 @@ void systolora_top(BusWord *memory_program, const BusWord *memory_input, const B
     SYSTOLORA_MEMORY OutputSegment output_pong[kOutputDepth][kOutputSegments];
 #pragma HLS AGGREGATE variable=input_ping compact=bit
 #pragma HLS ARRAY_PARTITION variable=input_ping type=complete dim=2
-#pragma HLS BIND_STORAGE variable=input_ping type=ram_s2p impl=uram
+#pragma HLS BIND_STORAGE variable=input_ping type=ram_s2p impl=uram latency=3
 #pragma HLS AGGREGATE variable=input_pong compact=bit
 #pragma HLS ARRAY_PARTITION variable=input_pong type=complete dim=2
-#pragma HLS BIND_STORAGE variable=input_pong type=ram_s2p impl=uram
+#pragma HLS BIND_STORAGE variable=input_pong type=ram_s2p impl=uram latency=3
 #pragma HLS AGGREGATE variable=weight_ping compact=bit
 #pragma HLS ARRAY_PARTITION variable=weight_ping type=complete dim=2
-#pragma HLS BIND_STORAGE variable=weight_ping type=ram_s2p impl=uram
+#pragma HLS BIND_STORAGE variable=weight_ping type=ram_s2p impl=uram latency=3
 #pragma HLS AGGREGATE variable=weight_pong compact=bit
 #pragma HLS ARRAY_PARTITION variable=weight_pong type=complete dim=2
-#pragma HLS BIND_STORAGE variable=weight_pong type=ram_s2p impl=uram
+#pragma HLS BIND_STORAGE variable=weight_pong type=ram_s2p impl=uram latency=3
 #pragma HLS AGGREGATE variable=output_ping compact=bit
 #pragma HLS ARRAY_PARTITION variable=output_ping type=complete dim=2
-#pragma HLS BIND_STORAGE variable=output_ping type=ram_s2p impl=uram
+#pragma HLS BIND_STORAGE variable=output_ping type=ram_s2p impl=uram latency=2
 #pragma HLS AGGREGATE variable=output_pong compact=bit
 #pragma HLS ARRAY_PARTITION variable=output_pong type=complete dim=2
-#pragma HLS BIND_STORAGE variable=output_pong type=ram_s2p impl=uram
+#pragma HLS BIND_STORAGE variable=output_pong type=ram_s2p impl=uram latency=2
     Surroundings around;
     around.window.address = window_address;
     around.window.size = window_size;

@@ -8,30 +8,8 @@
 #include "config.hpp"
 #include "instruction.hpp"
 #include "memories.hpp"
-#include "patches.hpp"
 #include "stored_weight.hpp"
 #include "types.hpp"
-
-// Copies a run into a line buffer.
-inline void fill_weight_line(const BusWord *memory, const Run &run, uint32_t first, BusWord line[kLineWords])
-{
-#pragma HLS INLINE off
-    if (run.exists) {
-    copy:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-#pragma HLS PIPELINE II=1
-            line[first + w] = memory[run.first + w];
-        }
-    } else {
-    blank:
-        for (uint32_t w = 0; w < run.words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-#pragma HLS PIPELINE II=1
-            line[first + w] = zero_bus_word();
-        }
-    }
-}
 
 // A part of a tile that is turned at once: as many rows as a segment has lanes, as many bus words as a line buffer
 // holds.
@@ -49,7 +27,7 @@ inline WeightPanel first_weight_panel(const WeightTile &tile)
     panel.line = 0;
     panel.lines = least(tile.lines, kWeightLanes);
     panel.column = 0;
-    panel.length = least(tile.length, kLineWords * kBusBytes);
+    panel.length = least(tile.length, kTurnWords * kBusBytes);
     return panel;
 }
 
@@ -57,53 +35,40 @@ inline WeightPanel first_weight_panel(const WeightTile &tile)
 inline WeightPanel next_weight_panel(const WeightTile &tile, const WeightPanel &panel)
 {
 #pragma HLS INLINE
-    const bool row_ends = tile.length - panel.column <= kLineWords * kBusBytes;
+    const bool row_ends = tile.length - panel.column <= kTurnWords * kBusBytes;
     WeightPanel next;
     next.line = row_ends ? panel.line + panel.lines : panel.line;
     next.lines = least(tile.lines - next.line, kWeightLanes);
-    next.column = row_ends ? 0 : panel.column + kLineWords * kBusBytes;
-    next.length = least(tile.length - next.column, kLineWords * kBusBytes);
+    next.column = row_ends ? 0 : panel.column + kTurnWords * kBusBytes;
+    next.length = least(tile.length - next.column, kTurnWords * kBusBytes);
     return next;
 }
 
-// Reads a panel into a line buffer; returns the number of bus words read.
-inline uint32_t fill_weight_panel(const GemmInstruction &op, uint64_t matrix_word, const WeightTile &tile,
-                                  const WeightPanel &panel, const BusWord *memory,
-                                  BusWord lines[kWeightLanes][kLineWords])
+// Reads a panel into line buffers, a bus word a clock. Runs of the next panel are asked for while it ends.
+inline void fill_weight_panel(const GemmInstruction &op, uint64_t matrix_word, const WeightTile &tile,
+                              const WeightPanel &panel, Port memory, WeightReader &reader,
+                              BusWord lines[kWeightLanes][kTurnWords])
 {
 #pragma HLS INLINE off
     const uint32_t words = divide_up(panel.length, kBusBytes);
-    const uint32_t column = tile.column + panel.column;
-    uint32_t read = 0;
-    TapPosition first_tap = {0, 0, 0};
-    if (op.b_form == OperandB::reversed_blocks) {
-        first_tap = tap_at(op, column);
-    }
-rows:
-    for (uint32_t i = 0; i < panel.lines; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kWeightLanes
-        const uint32_t line = tile.line + panel.line + i;
-        TapPosition tap = first_tap;
-        uint32_t done = 0;
-    runs:
-        for (uint32_t j = 0; j < words; ++j) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords
-            if (done == words) {
-                break;  // a run has at least one word
-            }
-            const Run run = weight_run(op, matrix_word, line, column, tap, words - done);
-            read += run.words;
-            fill_weight_line(memory, run, done, lines[i]);
-            done += run.words;
-            next_tap(op, tap, run.words * kBusBytes);
+    uint32_t line = 0;
+    uint32_t place = 0;
+words:
+    for (uint32_t w = 0; w < panel.lines * words; ++w) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kWeightLanes*kTurnWords
+#pragma HLS PIPELINE II=1
+        lines[line][place] = next_weight_word(op, matrix_word, tile, memory, reader);
+        ++place;
+        if (place == words) {
+            place = 0;
+            ++line;
         }
     }
-    return read;
 }
 
 // Writes a panel from a line buffer, one segment a clock: byte j of all its rows is a segment.
 inline void drain_weight_panel(const WeightTile &tile, const WeightPanel &panel,
-                               const BusWord lines[kWeightLanes][kLineWords],
+                               const BusWord lines[kWeightLanes][kTurnWords],
                                WeightSegment half[kWeightDepth][kWeightSegments])
 {
 #pragma HLS INLINE off
@@ -112,7 +77,7 @@ inline void drain_weight_panel(const WeightTile &tile, const WeightPanel &panel,
     const uint32_t place = group % kWeightSegments;
 bytes:
     for (uint32_t j = 0; j < panel.length; ++j) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords*kBusBytes
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kTurnWords*kBusBytes
 #pragma HLS PIPELINE II=1
         WeightSegment segment;
     lanes:
@@ -124,39 +89,38 @@ bytes:
     }
 }
 
-// Loads a tile whose rows run across the lanes; returns the number of bus words read.
-// One panel is filled while the one before it is drained.
-inline uint32_t load_weight_turned(const GemmInstruction &op, uint64_t matrix_word, const WeightTile &tile,
-                                   const BusWord *memory, WeightSegment half[kWeightDepth][kWeightSegments])
+// Loads a tile whose rows run across the lanes. One panel is filled while the one before it is drained.
+inline void load_weight_turned(const GemmInstruction &op, uint64_t matrix_word, const WeightTile &tile, Port memory,
+                               WeightReader &reader, WeightSegment half[kWeightDepth][kWeightSegments])
 {
 #pragma HLS INLINE off
-    SYSTOLORA_MEMORY BusWord ping[kWeightLanes][kLineWords];
-    SYSTOLORA_MEMORY BusWord pong[kWeightLanes][kLineWords];
+    SYSTOLORA_MEMORY BusWord ping[kWeightLanes][kTurnWords];
+    SYSTOLORA_MEMORY BusWord pong[kWeightLanes][kTurnWords];
 #pragma HLS AGGREGATE variable=ping compact=bit
-#pragma HLS AGGREGATE variable=pong compact=bit
 #pragma HLS ARRAY_PARTITION variable=ping type=complete dim=1
+#pragma HLS BIND_STORAGE variable=ping type=ram_s2p impl=lutram
+#pragma HLS AGGREGATE variable=pong compact=bit
 #pragma HLS ARRAY_PARTITION variable=pong type=complete dim=1
+#pragma HLS BIND_STORAGE variable=pong type=ram_s2p impl=lutram
 #pragma HLS ALLOCATION instances=fill_weight_panel limit=1 type=function
 #pragma HLS ALLOCATION instances=drain_weight_panel limit=1 type=function
-    const uint32_t columns = divide_up(divide_up(tile.length, kBusBytes), kLineWords);
+    const uint32_t columns = divide_up(tile.words, kTurnWords);
     const uint32_t panels = divide_up(tile.lines, kWeightLanes) * columns;
     WeightPanel filling = first_weight_panel(tile);
     WeightPanel draining = {0, 0, 0, 0};
-    uint32_t read = 0;
 panels:
     for (uint32_t p = 0; p < panels + 1; ++p) {
 #pragma HLS LOOP_TRIPCOUNT min=2 max=kWeightDepth
         if (p % 2 == 0) {
-            read += fill_weight_panel(op, matrix_word, tile, filling, memory, ping);
+            fill_weight_panel(op, matrix_word, tile, filling, memory, reader, ping);
             drain_weight_panel(tile, draining, pong, half);
         } else {
-            read += fill_weight_panel(op, matrix_word, tile, filling, memory, pong);
+            fill_weight_panel(op, matrix_word, tile, filling, memory, reader, pong);
             drain_weight_panel(tile, draining, ping, half);
         }
         draining = filling;
         filling = next_weight_panel(tile, filling);
     }
-    return read;
 }
 
 #endif
