@@ -63,7 +63,8 @@ inline ErrorCode check_patch_shape(const GemmInstruction &op)
 {
 #pragma HLS INLINE
     bool good = op.image_height != 0 && op.image_width != 0 && op.channels != 0 && op.out_height != 0 &&
-                op.out_width != 0 && op.kernel_height != 0 && op.kernel_width != 0 && op.step != 0 && aligned(op.channels);
+                op.out_width != 0 && op.kernel_height != 0 && op.kernel_width != 0 && op.step != 0 &&
+                aligned(op.channels);
     if (good) {
         good = op.k == uint64_t(op.kernel_height * op.kernel_width) * op.channels &&
                op.m % (op.out_height * op.out_width) == 0;

@@ -217,13 +217,13 @@ def roles_table() -> str:
         plain = best_products(done.machine, ops, turnable=[False] * len(ops))
         free = best_products(done.machine, ops)
         chosen = best_products(done.machine, ops, turnable=[item.gemm.turnable for item in items])
-        before, all_of_them, after = (
+        before, limit, after = (
             sum(count * form.cycles for count, form in zip(counts, forms, strict=True))
             for forms in (plain, free, chosen)
         )
         turned = sum(count for count, form in zip(counts, chosen, strict=True) if form.transposed)
-        gain, limit = f"{before / after:.3f}", f"{before / all_of_them:.3f}"
-        rows.append([f"{targets}, {bus}-byte ports", _mega(before), turned, _mega(after), gain, limit])
+        gains = (f"{before / after:.3f}", f"{before / limit:.3f}")
+        rows.append([f"{targets}, {bus}-byte ports", _mega(before), turned, _mega(after), *gains])
     titles = ("layers", "Mcycles as they are", "GEMMs turned", "Mcycles", "gain", "gain if all might be turned")
     return _table(titles, rows)
 

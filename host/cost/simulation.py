@@ -191,8 +191,8 @@ def step_program(simulation: Simulation) -> tuple[list[Instruction], dict[int, s
 
     The backward instructions of a layer follow its forward ones, so the order is not that of training; the times are.
     """
-    costs = [cost for cost in simulation.policies["auto"].gemms if cost.op is not None]
-    tiled = {(cost.item.gemm.op, cost.item.gemm.turnable): cost.op for cost in costs}
+    costs = simulation.policies["auto"].gemms
+    tiled = {(cost.item.gemm.op, cost.item.gemm.turnable): cost.op for cost in costs if cost.op is not None}
     program: list[Instruction] = []
     labels: dict[int, str] = {}
     for work in simulation.workload.order:

@@ -193,10 +193,10 @@ class StepWriter:
         for plane in gradient_planes(image, out, call.kernel, call.stride, call.padding):
             geometry = plane.geometry
             size, taps = geometry.out_height * geometry.out_width, geometry.kernel_height * geometry.kernel_width
+            shape = (call.batch * size, call.in_channels, taps * channels)
             op = self._gemm(
-                *(call.batch * size, call.in_channels, taps * channels),
-                **common,
-                **vars(geometry),
+                *shape,
+                **common | vars(geometry),
                 transpose_b=True,
                 b_form=OperandB.REVERSED_BLOCKS,
                 channels=channels,

@@ -126,12 +126,11 @@ class LayerWriter:
         """The GEMM that makes a float32 result named like its kind, in the outbox, stored as it is made fastest."""
         m, k = a.values.shape[::-1] if transpose_a else a.values.shape
         n = b.values.rows if transpose_b else b.values.cols
-        transposes = {"transpose_a": transpose_a, "transpose_b": transpose_b}
-        turned = self.turned(kind, (m, n, k), ElementType.FLOAT32, **transposes)
+        turned = self.turned(kind, (m, n, k), ElementType.FLOAT32, transpose_a, transpose_b)
         size = (n, m) if turned else (m, n)
         c = self.sketch.space("outbox").matrix(*size, ElementType.FLOAT32)
         self.sketch.name(kind, c, turned=int(turned))
-        self.gemm(kind, a, b, c, **transposes, alpha=alpha, transpose_c=turned)
+        self.gemm(*(kind, a, b, c), transpose_a=transpose_a, transpose_b=transpose_b, alpha=alpha, transpose_c=turned)
 
     def turned(
         self,

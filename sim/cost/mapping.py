@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from math import lcm
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,7 @@ def transposed_product(op: Gemm) -> Gemm:
     """
     if not has_transposed_form(op):
         raise ValueError("a product with patches or a bias has no transposed form; compute it as it is")
-    swapped = {"m": op.n, "n": op.m, "tile_m": op.n, "tile_n": op.m, "tile_k": op.k}
+    swapped: dict[str, Any] = {"m": op.n, "n": op.m, "tile_m": op.n, "tile_n": op.m, "tile_k": op.k}
     swapped |= {"transpose_a": not op.transpose_b, "transpose_b": not op.transpose_a}
     for name in ("{}_address", "{}_stride", "scale_{}", "scale_{}_address"):
         a, b = name.format("a"), name.format("b")
