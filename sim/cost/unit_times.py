@@ -39,7 +39,6 @@ from numpy.typing import NDArray
 from systolora.hls.config import FLOAT_BYTES, MIN_TILE_CLOCKS, ArrayConfig
 from systolora.hls.generate import LINE_WORDS
 from systolora.hls.isa import Dataflow, ScaleMode
-
 from systolora.sim.functional.counts import stationary_end
 
 from .columns import GemmColumns, ceil_div
