@@ -56,4 +56,4 @@ def test_area_of_the_array(
     assert found.lut <= most * rows * cols
     # Registers are counted as wide as what they hold in so small an array; the estimate has the 32 bits of any.
     assert found.lut <= expected.lut <= 1.6 * found.lut
-    assert found.ff <= expected.ff <= 1.4 * found.ff
+    assert found.ff <= expected.ff <= 1.75 * found.ff
