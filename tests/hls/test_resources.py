@@ -12,12 +12,17 @@ KB = 1024
 
 
 def test_array_counts_are_those_of_the_pes() -> None:
-    single = array_resources(ArrayConfig(packed_dsp=False))
+    single = array_resources(ArrayConfig(packed_dsp=False, dataflows=("ws",)))
     assert single.dsp == 4096
-    assert single.lut == 72 * 4096
-    packed = array_resources(ArrayConfig(packed_dsp=True))
+    assert single.lut == 7 * 64 * 32 + 64 * 8, "an adder a column behind each group below the first, and the skew"
+    packed = array_resources(ArrayConfig(dataflows=("ws",)))
     assert packed.dsp == 2048
-    assert packed.lut == single.lut + 26 * 2048
+    assert packed.lut == single.lut + 9 * 32
+    both = array_resources(ArrayConfig())
+    assert both.dsp == 2048
+    assert 2 * packed.lut < both.lut < 16 * 4096, (
+        "output-stationary costs more than it adds to, and all is below 16 LUT a PE"
+    )
     odd = array_resources(ArrayConfig(rows=4, cols=5, input_bytes=16 * KB, weight_bytes=10 * KB, output_bytes=40 * KB))
     assert odd.dsp == 4 * (2 + 1), "the last of an odd number of columns has a DSP for itself"
 
