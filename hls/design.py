@@ -90,3 +90,12 @@ DDR_LOW_SIZE = 0x8000_0000
 DDR_HIGH_BASE = 0x8_0000_0000
 DDR_HIGH_SIZE = 0x8_0000_0000
 """32 GB: the whole of that range in the processor's map (UG1085), however much of it is memory, as hand-off files have it."""
+
+REQUESTS_IN_FLIGHT = 8
+"""Requests that a memory port holds at once: what the AXI FIFO interface of a Zynq UltraScale+ port takes."""
+
+BURST_WORDS = 64
+"""Bus words of the longest request; so many times `REQUESTS_IN_FLIGHT` is each buffer of a port."""
+
+WRITTEN_PORTS = ("memory_program", "memory_output")
+"""The memory ports that are written through; the others only read."""

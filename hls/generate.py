@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .boards import board_of
 from .config import MAX_K, MIN_TILE_CLOCKS, ArrayConfig
+from .design import BURST_WORDS, REQUESTS_IN_FLIGHT, WRITTEN_PORTS
 from .fields import FIELDS, Field, Opcode
 from .intervals import pipelined_intervals
 from .isa import INSTRUCTION_WORDS, MAX_DIMENSION, ErrorCode, reserved_masks
@@ -27,12 +28,6 @@ TESTBENCH_BYTES = 1 << 17
 
 GOLDEN_FILE = "tb/golden.hpp"
 """Where the testbench's data lie in a project; `systolora.sim.csim.golden` makes them."""
-
-REQUESTS_IN_FLIGHT = 8
-"""Requests that a memory port holds at once: what the AXI FIFO interface of a Zynq UltraScale+ port takes."""
-
-BURST_WORDS = 64
-"""Bus words of the longest request; so many times `REQUESTS_IN_FLIGHT` is the port's read buffer."""
 
 STANDIN_FILE = "tb/standin/hls_burst_maxi.h"
 """Where a project keeps the header that stands in for Vitis HLS's own of that name in C-simulation by g++."""
@@ -49,9 +44,6 @@ _GROUP_COLUMNS = 256
 
 _WIDTH = 120
 """Columns of the generated C++."""
-
-_WRITTEN = ("memory_program", "memory_output")
-"""The memory ports that are written through; the others only read."""
 
 _WATCHED = ("error_index",)
 """Results that change while a program runs."""
@@ -184,7 +176,7 @@ def _values(config: ArrayConfig) -> dict[str, object]:
         "arguments": ARGUMENTS,
         "offsets": {argument.name: predict_map().offset(argument.name) for argument in ARGUMENTS},
         "signature": _signature(),
-        "written": _WRITTEN,
+        "written": WRITTEN_PORTS,
         "top": TOP,
         "storage": storage,
         "read_latency": {name: _read_latency(kind, getattr(config, f"{name}_depth")) for name, kind in storage.items()},

@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass, fields
 from math import gcd
 
 from .config import ACCUMULATOR_BYTES, ArrayConfig
-from .design import MEMORY_PORTS
+from .design import BURST_WORDS, MEMORY_PORTS, REQUESTS_IN_FLIGHT, WRITTEN_PORTS
 
 ADDER_LUT = 32
 """Behind each group of rows, in each column: base + the chain's sum, unpacked in the same LUTs."""
@@ -56,13 +56,14 @@ class Resources:
 KINDS = tuple(field.name for field in fields(Resources))
 
 UNITS: dict[str, Resources] = {
-    "m_axi adapter": Resources(lut=1_000, ff=1_500, bram36=1),
+    "m_axi adapter": Resources(lut=1_000, ff=1_500),
     "m_axi adapter, byte of width": Resources(lut=30, ff=60),
     "interconnect of a memory port": Resources(lut=900, ff=1_300),
     "control: s_axilite, interconnect, interrupt, identity": Resources(lut=2_500, ff=3_000),
     "controller: fetch, decode, check, tile loops": Resources(lut=9_000, ff=10_000, dsp=32, bram36=2),
     "load unit: addresses": Resources(lut=3_000, ff=3_500, dsp=8),
-    "load unit, byte of width squared: corner turning": Resources(lut=4, ff=9),
+    # Line buffers of 32 words in LUT RAM, two for each lane: 8 LUT hold 32 words of 14 bits, so 9 LUT; 3 for the choice of a byte.
+    "load unit, byte of width squared: corner turning": Resources(lut=12, ff=9),
     "epilogue: addresses": Resources(lut=2_000, ff=2_500, dsp=6, bram36=4),
     # int32 to float32 200 LUT; three float products 120 LUT, 3 DSP each; two float sums 250 LUT, 2 DSP each; rounding to
     # bfloat16, canonical values and the integer path 350 LUT.
@@ -163,16 +164,28 @@ def estimate(config: ArrayConfig, budget: Resources | None = None) -> Estimate:
         ).times(2),
         "epilogue": UNITS["epilogue: addresses"] + UNITS["epilogue lane"].times(lanes) + UNITS["store unit"],
         "quantize": UNITS["quantize: addresses, two dividers"] + UNITS["quantize lane"].times(lanes),
-        "ports": (
-            UNITS["m_axi adapter"]
-            + UNITS["m_axi adapter, byte of width"].times(config.bus_bytes)
-            + UNITS["interconnect of a memory port"]
-        ).times(len(MEMORY_PORTS)),
+        "ports": _ports(config),
         "control": UNITS["control: s_axilite, interconnect, interrupt, identity"],
     }
     storage = _place(config, _sum(parts.values()), budget)
     parts["memories"] = _sum(memory.cost(storage[memory.name]) for memory in memories(config))
     return Estimate(parts, storage)
+
+
+def _ports(config: ArrayConfig) -> Resources:
+    """Adapters and interconnect of the memory ports. An adapter's buffer holds the words of all requests in flight in block RAM: of
+    reads with two bits of answer each, of writes with a strobe for each byte (UG1399, "M_AXI Resources")."""
+    adapter = (
+        UNITS["m_axi adapter"]
+        + UNITS["m_axi adapter, byte of width"].times(config.bus_bytes)
+        + UNITS["interconnect of a memory port"]
+    )
+    words = REQUESTS_IN_FLIGHT * BURST_WORDS
+    reads, writes = (
+        Resources(bram36=min(_ceil(bits, width) * _ceil(words, depth) for width, depth in BRAM_SHAPES))
+        for bits in (8 * config.bus_bytes + 2, 9 * config.bus_bytes)
+    )
+    return (adapter + reads).times(len(MEMORY_PORTS)) + writes.times(len(WRITTEN_PORTS))
 
 
 def _place(config: ArrayConfig, rest: Resources, budget: Resources | None) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from systolora.errors import UserError
 from systolora.hls.config import ArrayConfig, board_config, fitted_config
-from systolora.hls.generate import REQUESTS_IN_FLIGHT
+from systolora.hls.design import REQUESTS_IN_FLIGHT
 from systolora.hls.isa import Result
 from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS
 from systolora.options import check_rules, setting

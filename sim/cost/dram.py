@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from systolora.hls.config import ArrayConfig
-from systolora.hls.generate import REQUESTS_IN_FLIGHT
+from systolora.hls.design import REQUESTS_IN_FLIGHT
 
 Ints = NDArray[np.int64]
 

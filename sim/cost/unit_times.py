@@ -40,7 +40,8 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 from systolora.hls.config import FLOAT_BYTES, MIN_TILE_CLOCKS, ArrayConfig
-from systolora.hls.generate import REQUESTS_IN_FLIGHT, TURN_WORDS, group_columns
+from systolora.hls.design import REQUESTS_IN_FLIGHT
+from systolora.hls.generate import TURN_WORDS, group_columns
 from systolora.hls.isa import Dataflow, ScaleMode
 from systolora.sim.functional.counts import stationary_end
 

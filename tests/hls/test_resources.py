@@ -47,6 +47,12 @@ def test_bram_takes_its_best_shape(bits: int, depth: int, blocks: int) -> None:
     assert memory.cost("bram") == Resources(bram36=2 * blocks)
 
 
+def test_buffers_of_ports_hold_all_requests_in_flight() -> None:
+    """512 words of 130 bits to read and 144 to write are two BRAM36 of 72 x 512 each; four ports read, two write too."""
+    assert estimate(ArrayConfig()).parts["ports"].bram36 == 4 * 2 + 2 * 2
+    assert estimate(ArrayConfig(bus_bytes=64)).parts["ports"].bram36 == 4 * 8 + 2 * 8
+
+
 def test_every_bit_has_a_place() -> None:
     for config in BOARDS.values():
         sizes = dict(

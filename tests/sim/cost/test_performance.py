@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from systolora.hls.check import input_words, weight_words
 from systolora.hls.config import ArrayConfig
-from systolora.hls.generate import REQUESTS_IN_FLIGHT
+from systolora.hls.design import REQUESTS_IN_FLIGHT
 from systolora.hls.isa import Dataflow, Gemm, LoopOrder, Quantize, Result, ScaleMode, Source
 from systolora.sim.cost.columns import GemmColumns
 from systolora.sim.cost.dram import DramModel
