@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from systolora.hls.isa import End, Instruction
-from systolora.sim.cost.energy import PeakFigures, Technology, energy, peak_figures, technology
+from systolora.sim.cost.energy import PeakFigures, Technology, energy, peak_figures
 from systolora.sim.cost.quantize_times import quantize_time, quantize_work
 from systolora.sim.cost.tile_times import Machine
 
+from .energy_table import energy_table
 from .policies import POLICIES, PolicyResult, run_policies, scalesim_policies
+from .provenance import provenance
 from .settings import SimulateSettings
 from .step_gemms import StepGemm
 from .workloads import Workload
@@ -27,6 +29,16 @@ class QuantizeCost:
 
 
 @dataclass(frozen=True)
+class TraceExtent:
+    """How much of the step a written trace shows: its events, whether they are all, and clocks that they reach of those of the step."""
+
+    events: int
+    complete: bool
+    cycles: int
+    step_cycles: int
+
+
+@dataclass(frozen=True)
 class Simulation:
     """What a simulation found.
 
@@ -34,6 +46,7 @@ class Simulation:
         policies: by name, `policies.POLICIES`.
         quantize: all QUANTIZE instructions of the step.
         trace_seconds, model_seconds: that tracing the model, and all that came after it, took.
+        trace: what the trace shows, if one was written.
     """
 
     settings: SimulateSettings
@@ -44,6 +57,16 @@ class Simulation:
     quantize: QuantizeCost
     trace_seconds: float
     model_seconds: float
+    trace: TraceExtent | None = None
+
+    def provenance(self) -> dict[str, Any]:
+        """What the result depends on, for JSON and for the report."""
+        return provenance(self.settings)
+
+    @property
+    def chosen(self) -> PolicyResult:
+        """The policy that the step's figures are for: the settings' dataflow."""
+        return self.policies[self.settings.dataflow]
 
     @property
     def peak(self) -> PeakFigures:
@@ -55,27 +78,40 @@ class Simulation:
         """Clocks of all QUANTIZE instructions of the step."""
         return self.quantize.cycles
 
-    def step_utilization(self, policy: str = "auto") -> float:
+    def step_utilization(self, policy: str = "") -> float:
         """Needed multiply-accumulates over all that the array could have done in the step's clocks, QUANTIZE included."""
         config = self.machine.config
         return self.workload.macs() / (config.rows * config.cols * self.step_cycles(policy))
 
-    def step_cycles(self, policy: str = "auto") -> int:
-        """Clocks of all instructions of the step."""
-        return self.policies[policy].cycles + self.quantize_cycles
+    def step_cycles(self, policy: str = "") -> int:
+        """Clocks of all instructions of the step; the chosen policy if none is named, here and below."""
+        return self.policies[policy or self.settings.dataflow].cycles + self.quantize_cycles
 
-    def step_seconds(self, policy: str = "auto") -> float:
+    def step_seconds(self, policy: str = "") -> float:
         """Seconds of the step on the accelerator; the host's part is not in it."""
         return self.step_cycles(policy) / (1e6 * self.machine.config.clock_mhz)
 
-    def _step_traffic(self) -> dict[str, float | None]:
+    def step_traffic(self) -> dict[str, float | None]:
         """Bytes and joules of the whole step, QUANTIZE included; null in SCALE-Sim's totals, which have neither."""
         if self.settings.compat:
             return {"dram_bytes": None, "energy_j": None}
-        auto = self.policies["auto"]
+        chosen = self.chosen
         return {
-            "dram_bytes": auto.dram_bytes + self.quantize.dram_bytes,
-            "energy_j": sum(auto.energy().values()) + self.quantize.energy_j,
+            "dram_bytes": chosen.dram_bytes + self.quantize.dram_bytes,
+            "energy_j": sum(chosen.energy().values()) + self.quantize.energy_j,
+        }
+
+    def step_figures(self) -> dict[str, Any]:
+        """What the whole step takes under the chosen policy, QUANTIZE included, for JSON; of a sweep one such line a point."""
+        return {
+            "dataflow": self.settings.dataflow,
+            "cycles": self.step_cycles(),
+            "seconds": self.step_seconds(),
+            "gemm_cycles": self.chosen.cycles,
+            "quantize_cycles": self.quantize_cycles,
+            "utilization": round(self.step_utilization(), 6),
+            **self.step_traffic(),
+            "bottleneck": self.bottleneck(),
         }
 
     def ratios(self) -> dict[str, float]:
@@ -83,10 +119,10 @@ class Simulation:
         best = self.policies["auto"].cycles
         return {name: self.policies[name].cycles / best for name in POLICIES[:2]}
 
-    def cycles_by(self, what: str, policy: str = "auto") -> dict[str, int]:
+    def cycles_by(self, what: str, policy: str = "") -> dict[str, int]:
         """GEMM cycles by "layer_class", "kind", "phase" or "bound", the largest first."""
         sums: dict[str, int] = defaultdict(int)
-        for cost in self.policies[policy].gemms:
+        for cost in self.policies[policy or self.settings.dataflow].gemms:
             key = cost.bound if what == "bound" else getattr(cost.item.gemm, what)
             sums[key] += cost.total_cycles
         return dict(sorted(sums.items(), key=lambda pair: -pair[1]))
@@ -98,14 +134,14 @@ class Simulation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        config, workload = self.machine.config, self.workload
+        config, workload, settings = self.machine.config, self.workload, self.settings
+        step = ("targets", "adapt", "rank", "batch")
+        listed = bool(settings.gemms)
         return {
-            "workload": self.settings.workload,
-            "targets": self.settings.targets,
-            "adapt": self.settings.adapt,
-            "rank": self.settings.rank,
-            "batch": self.settings.batch,
-            "resolution": self.settings.resolution or workload.spec.resolution,
+            "workload": settings.gemms or settings.workload,
+            # A list says all of the step; options that it has no use for are null.
+            **{name: None if listed else getattr(settings, name) for name in step},
+            "resolution": None if listed else settings.resolution or workload.spec.resolution,
             "macs": workload.macs_by_phase() | {"total": workload.macs()},
             "gemm_count": workload.gemm_count,
             "array": {
@@ -119,19 +155,13 @@ class Simulation:
             },
             "policies": {name: policy.as_dict() for name, policy in self.policies.items()},
             "auto_is_faster_than": {name: round(ratio, 4) for name, ratio in self.ratios().items()},
-            "step": {
-                "gemm_cycles": self.policies["auto"].cycles,
-                "quantize_cycles": self.quantize_cycles,
-                "cycles": self.step_cycles(),
-                "seconds": self.step_seconds(),
-                "utilization": round(self.step_utilization(), 6),
-                **self._step_traffic(),
-                "bottleneck": self.bottleneck(),
-            },
+            "step": self.step_figures(),
             "peak": vars(self.peak),
             "technology": self.technology.name,
             "trace_seconds": round(self.trace_seconds, 3),
             "model_seconds": round(self.model_seconds, 3),
+            "trace": None if self.trace is None else vars(self.trace),
+            "provenance": self.provenance(),
         }
 
 
@@ -148,7 +178,7 @@ def _quantize_cost(machine: Machine, tech: Technology, workload: Workload) -> Qu
 
 def simulate_workload(settings: SimulateSettings, workload: Workload) -> Simulation:
     """Runs a workload that is traced already."""
-    machine, tech = settings.machine(), technology(settings.technology)
+    machine, tech = settings.machine(), energy_table(settings.technology, settings.energy)
     if settings.compat == "scalesim":
         policies = scalesim_policies(machine.config.rows, machine.config.cols, workload.gemms)
         quantize = QuantizeCost()
@@ -159,11 +189,11 @@ def simulate_workload(settings: SimulateSettings, workload: Workload) -> Simulat
 
 
 def step_program(simulation: Simulation) -> tuple[list[Instruction], dict[int, str]]:
-    """The step's instructions, layer by layer, as `auto` tiles them, without addresses; and what each is for.
+    """The step's instructions, layer by layer, as the chosen policy tiles them, without addresses; and what each is for.
 
     The backward instructions of a layer follow its forward ones, so the order is not that of training; the times are.
     """
-    tiled = {cost.item.gemm.op: cost.op for cost in simulation.policies["auto"].gemms if cost.op is not None}
+    tiled = {cost.item.gemm.op: cost.op for cost in simulation.chosen.gemms if cost.op is not None}
     program: list[Instruction] = []
     labels: dict[int, str] = {}
     for work in simulation.workload.order:

@@ -67,7 +67,7 @@ def roofline(dots: Sequence[Dot], peak: float, slopes: Sequence[tuple[str, float
         peak: the flat part of the roof, in 10**12 operations a second.
         slopes: name and 10**9 bytes a second of the sloping parts.
     """
-    colours = [(name, f"s{index}") for index, name in enumerate(series)]
+    colours = [(name, f"s{index % 10}") for index, name in enumerate(series)]
     lines = [(name, f"roof r{index}") for index, (name, _) in enumerate(slopes)]
     parts, legend = _legend([*colours, *lines])
     left, top = 40, legend + 22

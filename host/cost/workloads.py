@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from systolora.errors import UserError
@@ -104,9 +104,24 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
     if not chosen:
         raise UserError(f"no layer of {spec.title} matches --targets {options.targets}")
     writer = StepWriter(options.rank, options.bus_bytes, options.result)
+    order = tuple(work for call in chosen for work in writer.work(call))
+    gemms, quantizes = distinct_work(order)
+    adapters = [call for call in calls if isinstance(call, LinearCall) and call.adapted]
+    return Workload(
+        spec=spec,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trainable=sum(options.rank * (call.in_features + call.out_features) for call in adapters),
+        layers=sum(not isinstance(call, AttentionCall) for call in chosen),
+        gemms=gemms,
+        quantizes=quantizes,
+        order=order,
+    )
+
+
+def distinct_work(order: Iterable[Work]) -> tuple[tuple[Distinct, ...], tuple[DistinctQuantize, ...]]:
+    """What is alike in some work, counted, in the order in which it first occurs."""
     gemms: dict[StepGemm, Distinct] = {}
     quantizes: dict[StepQuantize, DistinctQuantize] = {}
-    order = tuple(work for call in chosen for work in writer.work(call))
     for work in order:
         if isinstance(work, StepGemm):
             gemm = replace(work, layer="")
@@ -118,16 +133,7 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
             quantizes[quantize] = DistinctQuantize(
                 quantizes[quantize].quantize if count else work, count + work.repeats
             )
-    adapters = [call for call in calls if isinstance(call, LinearCall) and call.adapted]
-    return Workload(
-        spec=spec,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trainable=sum(options.rank * (call.in_features + call.out_features) for call in adapters),
-        layers=sum(not isinstance(call, AttentionCall) for call in chosen),
-        gemms=tuple(gemms.values()),
-        quantizes=tuple(quantizes.values()),
-        order=order,
-    )
+    return tuple(gemms.values()), tuple(quantizes.values())
 
 
 def adapted_names(model: nn.Module, adapt: str) -> frozenset[str]:
