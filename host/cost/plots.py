@@ -34,10 +34,10 @@ class Panel:
 
 
 PANELS = (
-    Panel("seconds", "seconds of a step on the accelerator"),
-    Panel("utilization", "share of the array's multiply-accumulates used, %", 100.0),
-    Panel("energy_j", "energy of a step, J"),
-    Panel("dram_bytes", "bytes to and from device memory, GB", 1e-9),
+    Panel("seconds", "Seconds of a step"),
+    Panel("utilization", "Used of the array, %", 100.0),
+    Panel("energy_j", "Energy of a step, J"),
+    Panel("dram_bytes", "Device memory moved, GB", 1e-9),
 )
 
 
@@ -48,15 +48,15 @@ def drawn_panels(sweep: Sweep) -> tuple[Panel, ...]:
 
 def draw_plot(sweep: Sweep, suffix: str) -> bytes:
     """All panels in one picture; `suffix` is one of `PLOT_FORMATS`."""
-    return _draw(sweep, drawn_panels(sweep), suffix)
+    return _draw(sweep, drawn_panels(sweep), suffix, titles=True)
 
 
 def draw_panel(sweep: Sweep, panel: Panel) -> bytes:
-    """One panel as SVG, for a page."""
-    return _draw(sweep, (panel,), ".svg")
+    """One panel as SVG, for a page that has its title."""
+    return _draw(sweep, (panel,), ".svg", titles=False)
 
 
-def _draw(sweep: Sweep, panels: tuple[Panel, ...], suffix: str) -> bytes:
+def _draw(sweep: Sweep, panels: tuple[Panel, ...], suffix: str, titles: bool) -> bytes:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -70,11 +70,10 @@ def _draw(sweep: Sweep, panels: tuple[Panel, ...], suffix: str) -> bytes:
         figure = Figure(figsize=(_INCHES * columns, 3.4 * rows + legend), dpi=110, layout="constrained")
         for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=False):
             _draw_lines(axes, sweep, panel)
+            axes.set_title(panel.title if titles else "", fontsize=11)
         if len(lines) > 1:
             handles, names = figure.axes[0].get_legend_handles_labels()
-            figure.legend(
-                handles, names, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize="small"
-            )
+            figure.legend(handles, names, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=10)
         picture = io.BytesIO()
         by = {".svg": {"Creator": PLOT_MARK.decode(), "Date": None}, ".png": {"Software": PLOT_MARK.decode()}}
         figure.savefig(picture, format=suffix[1:], metadata=by[suffix])
@@ -120,14 +119,16 @@ def _draw_lines(axes: Axes, sweep: Sweep, panel: Panel) -> None:
         along_points = sorted(points, key=lambda point: where[point.values[index]])
         values = [panel.factor * point.figures[panel.key] for point in along_points]
         heights += values
-        style = {"color": colours[number % len(colours)], "marker": _MARKERS[number % len(_MARKERS)], "markersize": 4}
+        style = {"color": colours[number % len(colours)], "marker": _MARKERS[number % len(_MARKERS)]}
+        # Between names there is nothing that a line could show.
+        style |= {"markersize": 4} if along.is_number else {"markersize": 7, "linestyle": "none"}
         axes.plot([where[point.values[index]] for point in along_points], values, label=name or None, **style)
-    axes.set(title=panel.title, xlabel=along.name)
-    axes.title.set_fontsize(11)
+    axes.set_xlabel(along.name)
     if along.is_number and min(places) > 0 and max(places) >= _WIDE * min(places):
         axes.set_xscale("log")
     axes.set_xticks(places, [shown(value) for value in along.values])
     axes.minorticks_off()
+    axes.margins(x=0.05 if along.is_number else 0.2)
     if min(heights) > 0 and max(heights) >= 2 * _WIDE * min(heights):
         axes.set_yscale("log")
     else:

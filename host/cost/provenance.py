@@ -12,7 +12,7 @@ import json
 import pkgutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -23,13 +23,10 @@ from typing import Any
 import systolora.sim.cost
 
 from .energy_table import energy_table
-from .settings import SimulateSettings, command_line
+from .settings import SimulateSettings, command_line, settings_in_effect
 
 _LIBRARIES = ("numpy", "torch", "diffusers")
 """What a traced model and the arithmetic of the model come from."""
-
-_CONSTANTS_BESIDE = ("systolora.hls.config", "systolora.hls.generate")
-"""Modules with constants that the models use, beside all of `systolora.sim.cost`."""
 
 _NOT_PLAIN = object()
 
@@ -47,7 +44,7 @@ def provenance(settings: SimulateSettings, command: str = "") -> dict[str, Any]:
         "python": python_version(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "command": command or command_line(settings),
-        "settings": asdict(settings),
+        "settings": settings_in_effect(settings),
         "array": {**asdict(machine.config), "kind": machine.kind.value, "fingerprint": machine.config.fingerprint_text},
         "dram": asdict(machine.dram),
         "energy": asdict(energy_table(settings.technology, settings.energy)),
@@ -71,42 +68,43 @@ def source_commit() -> str | None:
 
 
 def constants() -> dict[str, Any]:
-    """Name with its module -> value, of every plain constant of the models of time, memory and energy."""
-    inner = [f"{systolora.sim.cost.__name__}.{item.name}" for item in pkgutil.iter_modules(systolora.sim.cost.__path__)]
+    """Name with its module -> value, of every number in capitals that a model of time, memory or energy assigns or imports."""
     found = {}
-    for name in (*_CONSTANTS_BESIDE, *inner):
-        module = importlib.import_module(name)
-        for constant in _constant_names(module):
-            value = _plain(getattr(module, constant))
+    for item in pkgutil.iter_modules(systolora.sim.cost.__path__):
+        module = importlib.import_module(f"{systolora.sim.cost.__name__}.{item.name}")
+        for place, name in _constant_names(module):
+            value = _plain(getattr(module, name))
             if value is not _NOT_PLAIN:
-                found[f"{name.removeprefix('systolora.')}.{constant}"] = value
+                found[f"{place.removeprefix('systolora.')}.{name}"] = value
     return found
 
 
-def _constant_names(module: ModuleType) -> Iterator[str]:
-    """Names in capitals that a module's own text assigns; what it imports is found where it is assigned."""
+def _constant_names(module: ModuleType) -> Iterator[tuple[str, str]]:
+    """(module, name) of what a module's own text assigns, or imports from beyond its package."""
     for node in ast.parse(inspect.getsource(module)).body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
-            yield from (name for name in names if name.isupper())
+            yield from ((module.__name__, name) for name in names if name.isupper())
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from ((node.module, alias.name) for alias in node.names if alias.name.isupper())
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it, or `_NOT_PLAIN`."""
-    if value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, Enum):
+    """A number, or numbers in tables and lists, as JSON has them; else `_NOT_PLAIN`, such as for presets and texts."""
+    if isinstance(value, (int, float)) and not isinstance(value, Enum):
         return value
-    if isinstance(value, Enum):
-        return value.name.lower()
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
     if isinstance(value, dict):
-        parts = {str(_plain(key)): _plain(part) for key, part in value.items()}
-        return parts if _NOT_PLAIN not in parts.values() else _NOT_PLAIN
+        parts = {_key(key): _plain(part) for key, part in value.items()}
+        return parts if value and _NOT_PLAIN not in parts.values() else _NOT_PLAIN
     if isinstance(value, (list, tuple)):
         items = [_plain(part) for part in value]
-        return items if _NOT_PLAIN not in items else _NOT_PLAIN
+        return items if value and _NOT_PLAIN not in items else _NOT_PLAIN
     return _NOT_PLAIN
+
+
+def _key(key: Any) -> str:
+    return key.name.lower() if isinstance(key, Enum) else str(key)
 
 
 def _version(name: str) -> str | None:

@@ -44,11 +44,14 @@ def render_report(simulation: Simulation) -> str:
     )
 
 
-def provenance_sections(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What `provenance.provenance` found, as the page shows it: texts, and under each title the names with their values."""
+def provenance_sections(found: Mapping[str, Any], but: str = "") -> dict[str, Any]:
+    """What `provenance.provenance` found, as the page shows it: texts, and under each title the names with their values.
+
+    `but` is said beside what differs between the points of a sweep.
+    """
     titles = {
-        "array": "Array, resolved",
-        "dram": "Device memory",
+        "array": f"Array, resolved{but}",
+        "dram": f"Device memory{but}",
         "energy": "Energy per operation (pJ)",
         "settings": "Settings",
         "constants": "Constants of the models",

@@ -147,6 +147,12 @@ def usual_flags(result: Result) -> dict[str, Any]:
     return {"result": result, "scale_a": ScaleMode.VECTOR, "scale_b": ScaleMode.VECTOR, "source": source}
 
 
+def settings_in_effect(settings: SimulateSettings) -> dict[str, Any]:
+    """All settings by name; with a list of GEMMs those of a model's step say nothing and are left out."""
+    unused = {name for name, item in _FIELDS.items() if settings.gemms and rule_of(item).group == _STEP} - {"gemms"}
+    return {name: getattr(settings, name) for name in _FIELDS if name not in unused}
+
+
 def command_line(settings: SimulateSettings) -> str:
     """The command that makes the same simulation."""
     words = ["systolora", "simulate"]

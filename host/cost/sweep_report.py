@@ -66,7 +66,7 @@ def render_sweep(sweep: Sweep) -> str:
         panels=panels,
         names=[axis.name for axis in sweep.axes],
         rows=[([shown(value) for value in point.values], _cells(point.figures)) for point in sweep.points],
-        provenance=provenance_sections(sweep.provenance()),
+        provenance=provenance_sections(sweep.provenance(), " (but for what is swept)"),
     )
 
 
