@@ -77,7 +77,9 @@ def read_gemms(file: str, config: ArrayConfig, result: Result) -> Workload:
     if not gemms:
         raise UserError(f"--gemms {file}: there is no GEMM in it")
     spec = ModelSpec(path.name, "", {}, 0, 0)
-    return Workload(spec, 0, 0, len(gemms), gemms, quantizes, order)
+    return Workload(
+        spec=spec, parameters=0, trainable=0, layers=len(gemms), gemms=gemms, quantizes=quantizes, order=order
+    )
 
 
 def _read_lines(file: str, text: str, defaults: _Defaults) -> Iterator[Work]:
