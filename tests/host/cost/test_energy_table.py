@@ -55,7 +55,7 @@ def test_it_is_what_the_energy_is_made_of(tmp_path: Path) -> None:
         ("mac:\n  a: 1\n", "line 2: a list or a mapping; expected 'name: value'"),
         ("- 1\n", "expected lines of 'name: value', found list"),
         ("", "it is empty; expected lines of 'name: value', names are name, node, mac"),
-        ("mac: \"0.5", "cannot be read as YAML"),
+        ('mac: "0.5', "cannot be read as YAML"),
         ('{"mac": 0.5', "cannot be read as YAML"),
     ],
 )
