@@ -5,6 +5,7 @@ The words are the fields of `Gemm` and `Quantize` themselves, so a new field of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from enum import IntEnum
@@ -29,7 +30,7 @@ def flag_fields(kind: type[Gemm] | type[Quantize]) -> dict[str, Field[Any]]:
     }
 
 
-def write_flags(op: Gemm | Quantize, usual: dict[str, Any]) -> str:
+def write_flags(op: Gemm | Quantize, usual: Mapping[str, Any]) -> str:
     """The words of an instruction; fields that are as `usual`, or else as the instruction's default, have none."""
     words = []
     for name, item in flag_fields(type(op)).items():

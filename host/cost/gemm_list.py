@@ -18,17 +18,21 @@ from typing import Any
 from systolora.errors import UserError
 from systolora.files import read_utf8
 from systolora.hls.check import Region, Surroundings, check_instruction
-from systolora.hls.config import MAX_K, ArrayConfig
-from systolora.hls.isa import ERROR_TEXT, MAX_DIMENSION, ErrorCode, Gemm, OperandA, Quantize, Result, ScaleMode
+from systolora.hls.config import ArrayConfig
+from systolora.hls.isa import ERROR_TEXT, ErrorCode, Gemm, OperandA, Quantize, Result, ScaleMode
 from systolora.models.configs import ModelSpec
 
 from .flags import read_flags
 from .layer_csv import GIVEN_COLUMNS, RESULT_COLUMNS
 from .settings import usual_flags
+from .simulation import MOST_MACS
 from .step_gemms import StepGemm, StepQuantize, Work
 from .workloads import Workload, distinct_work
 
 _MOST_COUNT = 1_000_000
+_MOST_SIZE = 1 << 30
+"""More than an instruction takes: of a larger GEMM the compiler makes several, here it is one."""
+
 _LARGEST_FILE = 64 << 20
 _SCALESIM_CONVOLUTION = {
     "ifmap height": "height",
@@ -143,21 +147,21 @@ def _work(row: Mapping[str, str], place: str, defaults: _Defaults) -> Iterator[W
     name = row.get("name") or place
     title = row.get("class") or "listed"
     count = _number(row, "count", _MOST_COUNT, 1)
-    m, n = (_number(row, size, MAX_DIMENSION) for size in "mn")
+    m, n = (_number(row, size, _MOST_SIZE) for size in "mn")
     operation = row.get("operation", "").lower() or "gemm"
     if operation == "quantize":
         yield StepQuantize(name, title, row.get("kind") or "x", _quantize(row, m, n, defaults), count)
         return
     if operation != "gemm":
         raise _Fault(f"operation {operation!r}: allowed are gemm, quantize")
-    op = _gemm(row, m, n, _number(row, "k", MAX_K), defaults)
+    op = _gemm(row, m, n, _number(row, "k", _MOST_SIZE), defaults)
     macs = _number(row, "macs", op.m * op.n * op.k, op.m * op.n * op.k)
     yield StepGemm(name, title, row.get("kind") or "gemm", op, macs, count)
 
 
 def _convolution(row: Mapping[str, str]) -> dict[str, str]:
     """A layer of SCALE-Sim's convolution form as the GEMM that SCALE-Sim computes; its images are padded already."""
-    size = {name: _number(row, name, MAX_DIMENSION) for name in set(_SCALESIM_CONVOLUTION.values())}
+    size = {name: _number(row, name, _MOST_SIZE) for name in set(_SCALESIM_CONVOLUTION.values())}
     stride = size["stride"]
     outs = []
     for side in ("height", "width"):
@@ -199,13 +203,35 @@ def _quantize(row: Mapping[str, str], m: int, n: int, defaults: _Defaults) -> Qu
 
 
 def _gemm(row: Mapping[str, str], m: int, n: int, k: int, defaults: _Defaults) -> Gemm:
+    if m * n * k > MOST_MACS:
+        raise _Fault(f"{m * n * k:.3g} multiply-accumulates in one GEMM: at most {MOST_MACS:.3g}")
     op = Gemm(m, n, k, m, n, k, 0, 0, 0, 0, 0, 0, **_flags(Gemm, row, defaults))
-    bus = defaults.config.bus_bytes
-    if op.a_form == OperandA.PATCHES and op.channels % bus:
-        raise _Fault(f"flag channels={op.channels}: patches need whole words of the port, a multiple of {bus}")
-    # Where operands lie has no cost and is not in a list: only what the fields and the shape say is checked.
+    # Where operands lie has no cost and is not in a list: only what the fields say is checked.
     around = Surroundings(Region(0, 1 << 62), Region(0, 128), Region(128, 128))
-    code = check_instruction(defaults.config, around, op, None)
-    if code in (ErrorCode.BAD_FIELD, ErrorCode.BAD_SHAPE):
-        raise _Fault(f"the controller refuses that GEMM: {ERROR_TEXT[code]}")
+    if check_instruction(defaults.config, around, op, None) == ErrorCode.BAD_FIELD:
+        raise _Fault(f"the controller refuses these flags: {ERROR_TEXT[ErrorCode.BAD_FIELD]}")
+    if op.a_form == OperandA.PATCHES:
+        _check_patches(op, defaults.config.bus_bytes)
     return op
+
+
+def _check_patches(op: Gemm, bus: int) -> None:
+    geometry = (
+        "image_height",
+        "image_width",
+        "out_height",
+        "out_width",
+        "kernel_height",
+        "kernel_width",
+        "step",
+        "spread",
+    )
+    missing = [name for name in (*geometry, "channels") if not getattr(op, name)]
+    if missing:
+        raise _Fault(f"patches need the flags {', '.join(missing)}")
+    if op.channels % bus:
+        raise _Fault(f"flag channels={op.channels}: patches need whole words of the port, a multiple of {bus}")
+    if op.k != op.kernel_height * op.kernel_width * op.channels or op.m % (op.out_height * op.out_width):
+        raise _Fault(
+            "of patches k is kernel_height x kernel_width x channels, and m whole images of out_height x out_width"
+        )

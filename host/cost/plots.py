@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .sweep import Axis, Point, Sweep, shown
 
@@ -111,7 +111,8 @@ def _draw_lines(axes: Axes, sweep: Sweep, panel: Panel) -> None:
 
     along, lines = _along(sweep), _lines(sweep)
     index = sweep.axes.index(along)
-    colours: Any = colormaps["tab10"].colors if len(lines) <= 10 else colormaps["tab20"].colors
+    shades = 10 if len(lines) <= 10 else 20
+    colours = colormaps[f"tab{shades}"](range(shades))
     places = list(along.values) if along.is_number else list(range(len(along.values)))
     where = dict(zip(along.values, places, strict=True))
     heights: list[float] = []
@@ -119,7 +120,7 @@ def _draw_lines(axes: Axes, sweep: Sweep, panel: Panel) -> None:
         along_points = sorted(points, key=lambda point: where[point.values[index]])
         values = [panel.factor * point.figures[panel.key] for point in along_points]
         heights += values
-        style = {"color": colours[number % len(colours)], "marker": _MARKERS[number % len(_MARKERS)]}
+        style = {"color": colours[number % shades], "marker": _MARKERS[number % len(_MARKERS)]}
         # Between names there is nothing that a line could show.
         style |= {"markersize": 4} if along.is_number else {"markersize": 7, "linestyle": "none"}
         axes.plot([where[point.values[index]] for point in along_points], values, label=name or None, **style)

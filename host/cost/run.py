@@ -73,7 +73,16 @@ def find_workload(settings: SimulateSettings) -> Workload:
     """
     if settings.gemms:
         return read_gemms(settings.gemms, settings.array_config(), RESULTS[settings.result])
-    return trace_workload(settings.workload, step_options(settings))
+    try:
+        return trace_workload(settings.workload, step_options(settings))
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        # torch's own sizes are of 64 bits, also where nothing is stored.
+        raise UserError(
+            f"--batch {settings.batch} with --resolution {settings.resolution}: torch cannot even count the bytes of a tensor; "
+            "give smaller sizes"
+        ) from None
 
 
 def step_options(settings: SimulateSettings) -> StepOptions:

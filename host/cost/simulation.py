@@ -6,6 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from systolora.errors import UserError
 from systolora.hls.isa import End, Instruction
 from systolora.sim.cost.energy import PeakFigures, Technology, energy, peak_figures
 from systolora.sim.cost.quantize_times import quantize_time, quantize_work
@@ -17,6 +19,9 @@ from .provenance import provenance
 from .settings import SimulateSettings
 from .step_gemms import StepGemm
 from .workloads import Workload
+
+MOST_MACS = 1 << 56
+"""What the clocks and bytes of one GEMM of any shape still fit 64 bits with."""
 
 
 @dataclass(frozen=True)
@@ -177,15 +182,36 @@ def _quantize_cost(machine: Machine, tech: Technology, workload: Workload) -> Qu
 
 
 def simulate_workload(settings: SimulateSettings, workload: Workload) -> Simulation:
-    """Runs a workload that is traced already."""
+    """Runs a workload that is traced or read already.
+
+    Raises:
+        UserError: for a step whose clocks or bytes do not fit 64 bits.
+    """
     machine, tech = settings.machine(), energy_table(settings.technology, settings.energy)
-    if settings.compat == "scalesim":
-        policies = scalesim_policies(machine.config.rows, machine.config.cols, workload.gemms)
-        quantize = QuantizeCost()
-    else:
-        policies = run_policies(machine, tech, workload)
-        quantize = _quantize_cost(machine, tech, workload)
+    _check_sizes(workload)
+    try:
+        with np.errstate(invalid="raise"):  # a float that no int64 holds
+            if settings.compat == "scalesim":
+                policies = scalesim_policies(machine.config.rows, machine.config.cols, workload.gemms)
+                quantize = QuantizeCost()
+            else:
+                policies = run_policies(machine, tech, workload)
+                quantize = _quantize_cost(machine, tech, workload)
+    except FloatingPointError:
+        raise UserError(
+            f"clocks of a GEMM at {machine.dram.gbps:g} GB/s do not fit 64 bits: give smaller sizes or a faster memory"
+        ) from None
     return Simulation(settings, machine, tech, workload, policies, quantize, 0.0, 0.0)
+
+
+def _check_sizes(workload: Workload) -> None:
+    for item in workload.gemms:
+        op = item.gemm.op
+        if op.m * op.n * op.k > MOST_MACS:
+            raise UserError(
+                f"{item.gemm.layer}: a GEMM of m = {op.m:,}, n = {op.n:,}, k = {op.k:,} has more than {MOST_MACS:.3g} "
+                "multiply-accumulates: give smaller sizes (--batch, --resolution)"
+            )
 
 
 def step_program(simulation: Simulation) -> tuple[list[Instruction], dict[int, str]]:

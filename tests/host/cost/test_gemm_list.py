@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +153,26 @@ def test_what_scalesim_does_not_model_is_empty(tmp_path: Path) -> None:
     assert gemm["dram_bytes"] == gemm["energy_j"] == gemm["tile_m"] == quantize["cycles"] == ""
 
 
+def test_what_is_larger_than_an_instruction_is_modelled_too(tmp_path: Path) -> None:
+    """As the traced steps of large batches: in whole numbers of 64 bits, and never faster than the array can be."""
+    path = tmp_path / "list.csv"
+    path.write_text("m,n,k\n1073741824,64,64\n64,64,1073741824\n268435456,268435456,1\n")
+    settings = SimulateSettings(gemms=str(path), rows=4, cols=4, bus_bytes=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = simulate_workload(settings, find_workload(settings))
+    for cost in done.chosen.gemms:
+        assert cost.cycles >= max(cost.item.macs / 16, cost.dram_bytes / done.machine.dram.bytes_per_clock)
+        assert cost.dram_bytes > 0 and cost.energy.total > 0
+    with pytest.raises(UserError, match="at 0.001 GB/s do not fit 64 bits: give smaller sizes or a faster memory"):
+        simulate_workload(replace(settings, dram_gbps=0.001), done.workload)
+
+
+def test_patches_are_taken_as_they_are_written(tmp_path: Path) -> None:
+    (item,) = read(tmp_path, f"m,n,k,macs,flags\n32,8,144,9999,{PATCHES} channels=16\n").gemms
+    assert (item.gemm.op.kernel_height, item.gemm.op.channels, item.macs) == (3, 16, 9999)
+
+
 def test_flags_are_the_fields_of_the_instructions() -> None:
     op = Gemm(8, 8, 8, 8, 8, 8, 0, 0, 0, 0, 0, 0, transpose_a=True, scale_a=ScaleMode.TENSOR, kernel_height=3)
     assert write_flags(op, {"scale_b": ScaleMode.VECTOR}) == "transpose_a scale_a=tensor scale_b=none kernel_height=3"
@@ -169,6 +190,7 @@ def test_given_columns_and_results_are_told_apart() -> None:
 
 
 HEAD = "name,m,n,k,count,flags\n"
+PATCHES = "a_form=patches image_height=4 image_width=4 out_height=4 out_width=4 kernel_height=3 kernel_width=3 step=1 spread=1"
 
 
 @pytest.mark.parametrize(
@@ -183,13 +205,14 @@ HEAD = "name,m,n,k,count,flags\n"
         ("name,m,n,k,flag\n", "did you mean flags?"),
         ("name,m,m,n,k\n", "line 1: two columns are called 'm'"),
         ("IFMAP Height,Channels\n", "there is no filters, kernel_height, kernel_width, stride, width"),
-        (HEAD + "a,8,8\n", "line 2: k = '': expected a whole number from 1 to 131,071"),
-        (HEAD + "\n# x\na,0,8,8\n", "line 4: m = 0: allowed are 1 to 16,777,216"),
+        (HEAD + "a,8,8\n", "line 2: k = '': expected a whole number from 1 to 1,073,741,824"),
+        (HEAD + "\n# x\na,0,8,8\n", "line 4: m = 0: allowed are 1 to 1,073,741,824"),
         (HEAD + "a,-8,8,8\n", "line 2: m = '-8': expected a whole number"),
         (HEAD + "a,8,1e3,8\n", "line 2: n = '1e3': expected a whole number"),
         (HEAD + "a,8,8,nan\n", "line 2: k = 'nan': expected a whole number"),
         (HEAD + "a,8,8,1.5\n", "line 2: k = '1.5'"),
-        (HEAD + "a,8,8,131072\n", "line 2: k = 131072: allowed are 1 to 131,071"),
+        (HEAD + "a,8,8,1073741825\n", "line 2: k = 1073741825: allowed are 1 to 1,073,741,824"),
+        (HEAD + "a,1073741824,1073741824,8\n", "line 2: 9.22e+18 multiply-accumulates in one GEMM: at most 7.21e+16"),
         (HEAD + f"a,{'9' * 5000},8,8\n", "line 2: m = 9999999999"),
         (HEAD + "a,8,8,8,0\n", "line 2: count = 0: allowed are 1 to 1,000,000"),
         (HEAD + "a,8,8,8,1,bias,x\n", "line 2: 7 fields, but 6 columns"),
@@ -199,9 +222,11 @@ HEAD = "name,m,n,k,count,flags\n"
         (HEAD + "a,8,8,8,1,bias=maybe\n", "line 2: flag bias=maybe: expected bias, or bias=no"),
         (HEAD + "a,8,8,8,1,result=int4\n", "line 2: flag result=int4: allowed are int32, float32, bfloat16"),
         (HEAD + "a,8,8,8,1,step=x\n", "line 2: flag step=x: expected a whole number"),
-        (HEAD + "a,8,8,8,1,result=int32 bias\n", "line 2: the controller refuses that GEMM: a reserved bit"),
-        (HEAD + "a,8,8,9,1,a_form=patches channels=1\n", "line 2: flag channels=1: patches need whole words"),
-        (HEAD + "a,8,8,9,1,a_form=patches channels=16\n", "line 2: the controller refuses that GEMM: a dimension"),
+        (HEAD + "a,8,8,8,1,result=int32 bias\n", "line 2: the controller refuses these flags: a reserved bit"),
+        (HEAD + "a,8,8,9,1,a_form=patches channels=16\n", "line 2: patches need the flags image_height, image_width, "),
+        (HEAD + f"a,8,8,9,1,{PATCHES} channels=1\n", "line 2: flag channels=1: patches need whole words"),
+        (HEAD + f"a,16,8,143,1,{PATCHES} channels=16\n", "line 2: of patches k is kernel_height x kernel_width x"),
+        (HEAD + f"a,15,8,144,1,{PATCHES} channels=16\n", "and m whole images of out_height x out_width"),
         ("m,n,k,macs\n8,8,8,513\n", "line 2: macs = 513: allowed are 1 to 512"),
         ("m,n,k,operation\n8,8,8,convolve\n", "line 2: operation 'convolve': allowed are gemm, quantize"),
         ("Layer,M,N,K,Sparsity,\na,8,8,8,2:4,\n", "line 2: sparsity '2:4': only dense layers (1:1) are modelled"),

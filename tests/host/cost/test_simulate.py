@@ -217,6 +217,17 @@ def test_mistakes_are_named(changes: dict, text: str) -> None:
         run_simulate(replace(SimulateSettings(), **changes))
 
 
+def test_a_step_that_is_too_large_for_whole_numbers_of_64_bits_is_refused(key_value: Workload) -> None:
+    with pytest.raises(UserError, match="--batch 65536 with --resolution 16384: .* give smaller sizes"):
+        run_simulate(SimulateSettings(targets="all", batch=65536, resolution=16384))
+    item = key_value.gemms[0]
+    huge = replace(item, gemm=replace(item.gemm, op=replace(item.gemm.op, m=1 << 40)))
+    with pytest.raises(
+        UserError, match=r"a GEMM of m = 1,099,511,627,776, .* give smaller sizes \(--batch, --resolution"
+    ):
+        simulate_workload(SimulateSettings(), replace(key_value, gemms=(huge,)))
+
+
 def test_report_and_trace_are_written(tmp_path: Path) -> None:
     html, trace = tmp_path / "report.html", tmp_path / "trace.json"
     done = run_simulate(SimulateSettings(html=str(html), trace=str(trace)))
