@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 _GAP = 1
-_LEAST_BESIDE = 12
-"""Columns of the terminal that stay for what stands beside the keys."""
+_LEAST = 24
+"""A name is folded to no fewer columns of the terminal than these; fewer than these beside the keys are no room."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sheet:
 
 
 def print_sheet(console: Console, sheet: Sheet) -> None:
-    """Prints a table in as many blocks as the width needs. No cell is cut; one that is wider than the terminal is folded."""
+    """Prints a table in as many blocks as the width needs. No cell is cut; long names are folded."""
     if sheet.title:
         console.print(sheet.title)
     widths = [
@@ -38,11 +38,20 @@ def print_sheet(console: Console, sheet: Sheet) -> None:
         for index, name in enumerate(sheet.columns)
     ]
     keys = list(range(sheet.keys))
-    room = console.width - min(sum(widths[key] + _GAP for key in keys), console.width - _LEAST_BESIDE)
+    _fold_keys(widths, sheet.keys, console.width)
+    room = max(console.width - sum(widths[key] + _GAP for key in keys), _LEAST)
     for number, block in enumerate(_blocks(widths, sheet.keys, room)):
         if number:
             console.print()
-        console.print(_table(sheet, [*keys, *block], console.width))
+        console.print(_table(sheet, [*keys, *block], widths))
+
+
+def _fold_keys(widths: list[int], keys: int, width: int) -> None:
+    """Where the whole table is too wide and a key is long, the longest is narrowed, down to `_LEAST`, before columns go below."""
+    longest = max(range(keys), key=widths.__getitem__)
+    excess = sum(widths) + _GAP * (len(widths) - 1) - width
+    if excess > 0 and widths[longest] > _LEAST:
+        widths[longest] = max(_LEAST, widths[longest] - excess)
 
 
 def _blocks(widths: Sequence[int], keys: int, room: int) -> list[list[int]]:
@@ -59,12 +68,14 @@ def _blocks(widths: Sequence[int], keys: int, room: int) -> list[list[int]]:
     return blocks
 
 
-def _table(sheet: Sheet, columns: Sequence[int], width: int) -> Table:
+def _table(sheet: Sheet, columns: Sequence[int], widths: Sequence[int]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), width=None)
     for index in columns:
         name = sheet.columns[index]
         words = name.endswith("<")
-        table.add_column(name.rstrip("<"), justify="left" if words else "right", overflow="fold", max_width=width)
+        table.add_column(
+            name.rstrip("<"), justify="left" if words else "right", overflow="fold", max_width=widths[index]
+        )
     for row in sheet.rows:
         table.add_row(*(row[index] for index in columns))
     return table

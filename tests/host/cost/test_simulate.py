@@ -283,6 +283,16 @@ def test_charts_are_as_narrow_as_a_phone_and_no_text_leaves_them(everything: Wor
     assert "e+0" not in page
 
 
+def test_a_long_name_in_a_chart_is_shortened_and_all_there_in_its_note() -> None:
+    name = "".join(f"layer{index}." for index in range(30))
+    chart = bar_chart([Bar(name, (1.0,), ("1",))], 1.0, [name])
+    roof = roofline([Dot(10.0, 0.1, 1.0, 0, "low")], 1.6, [("memory", 19.2)], [name])
+    for drawn in (chart, roof):
+        assert all(right <= 442 for _, right, _ in _drawn_texts(drawn))
+        assert "layer0." in drawn and "layer29." in drawn
+    assert f"<title>{name}: 1</title>" in chart
+
+
 def test_each_line_of_the_roofline_is_named_by_a_sample_of_itself() -> None:
     dots = [Dot(10.0, 0.1, 1.0, 0, "low")]
     roof = roofline(dots, 1.6, [("memory", 19.2), ("ports", 9.6)], ["one"])
