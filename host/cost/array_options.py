@@ -79,8 +79,13 @@ def array_config(settings: Any) -> ArrayConfig:
     base = board_config(settings.board) if settings.board else ArrayConfig()
     given = {name: getattr(settings, name) for name in array_names() if getattr(settings, name)}
     values = {name: _value(name, value) for name, value in given.items()}
-    changed = {name: value for name, value in values.items() if value != getattr(base, name)}
+    changed = {name: value for name, value in values.items() if not _same(value, getattr(base, name))}
     return fitted_config(base, _without_preset(changed))
+
+
+def _same(value: object, other: object) -> bool:
+    """Whether two values of a field say the same; the order of names means nothing."""
+    return value == other or isinstance(value, (tuple, frozenset)) and set(value) == set(other)  # type: ignore[call-overload]
 
 
 def _without_preset(changed: Mapping[str, object]) -> dict[str, object]:

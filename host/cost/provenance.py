@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import systolora.sim.cost
+from systolora.hls.config import ArrayConfig
 
 from .energy_table import energy_table
 from .settings import SimulateSettings, command_line, settings_in_effect
@@ -45,11 +46,17 @@ def provenance(settings: SimulateSettings, command: str = "") -> dict[str, Any]:
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "command": command or command_line(settings),
         "settings": settings_in_effect(settings),
-        "array": {**asdict(machine.config), "kind": machine.kind.value, "fingerprint": machine.config.fingerprint_text},
+        "array": {**asdict(machine.config), **_derived(machine.config), "kind": machine.kind.value},
         "dram": asdict(machine.dram),
         "energy": asdict(energy_table(settings.technology, settings.energy)),
         "constants": constants(),
     }
+
+
+def _derived(config: ArrayConfig) -> dict[str, Any]:
+    """What follows from a configuration's fields: each of its properties."""
+    members = [name for name, member in vars(ArrayConfig).items() if isinstance(member, property)]
+    return {name: getattr(config, name) for name in members}
 
 
 def source_commit() -> str | None:

@@ -71,7 +71,12 @@ def test_a_new_field_is_a_new_option(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(**{"lanes": 16, "flows": "ws", "deep": "off"})
     config = array_config(settings)
     assert vars(config).items() >= {"lanes": 16, "flows": ("ws",), "deep": False, "kind": "chain", "rows": 64}.items()
-    assert array_config(Settings(**{"flows": "os+ws"})) == Tomorrow(flows=("os", "ws"))
+    assert array_config(Settings(**{"flows": "os+ws"})) == Tomorrow()
+    monkeypatch.setattr(array_options, "board_config", lambda name: Tomorrow(board=name))
+    assert array_config(Settings(**{"board": "kv260", "flows": "os,ws"})).board == "kv260", (
+        "in another order it is the same"
+    )
+    assert array_config(Settings(**{"board": "kv260", "flows": "ws"})).board == ""
     helps = {item.name: rule_of(item).help for item in fields(Settings)}
     assert helps["lanes"].endswith("0 means the board's, or 8") and helps["flows"].endswith("or ws+os")
     with pytest.raises(UserError, match=r"--flows '\+': give names with \+ between them, such as ws\+os"):
