@@ -95,7 +95,7 @@ def merge_settings(base: _Settings, changes: Mapping[str, Any], origin: str) -> 
     Raises:
         UserError: for an unknown name or a value of the wrong type; `origin` says where it stood.
     """
-    known = {item.name: type(item.default) for item in fields(base)}  # type: ignore[arg-type]
+    known = {item.name: type(getattr(base, item.name)) for item in fields(base)}  # type: ignore[arg-type]
     converted: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in known:

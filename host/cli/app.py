@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from systolora.cost.settings import SimulateSettings
 from systolora.demo.settings import DemoSettings
-from systolora.errors import describe_error, printable
+from systolora.errors import UserError, describe_error, printable
 from systolora.libraries import install_advice
 from systolora.training.settings import TrainSettings, read_settings
 
@@ -90,11 +90,28 @@ def doctor(json: Json = False) -> None:
 
 @app.command(cls=GroupedCommand)
 @options_from(SimulateSettings)
-def simulate(*, json: Json = False, **given: Any) -> None:
-    """Cycles, stalls, traffic and energy of one training step, for each dataflow and for the best of each GEMM."""
+def simulate(
+    *,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE,VALUE", help="Values of a setting; several options: every combination."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Processes of a sweep.")] = 1,
+    json: Json = False,
+    **given: Any,
+) -> None:
+    """Cycles, stalls, traffic and energy of one training step or a list of GEMMs, for each dataflow and for the best of each GEMM."""
+    settings = SimulateSettings(**given)
+    if sweep:
+        from .sweep import run_sweeps
+
+        run_sweeps(settings, sweep, jobs, json)
+        return
+    if jobs != 1:
+        raise UserError("--jobs goes with --sweep: one simulation is one process")
     from .simulate import run_simulation
 
-    run_simulation(SimulateSettings(**given), json)
+    run_simulation(settings, json)
 
 
 add_bench_commands(app)

@@ -80,7 +80,12 @@ def step_footprint(
     Args:
         rank: of the adapter. bus_bytes: of the array's ports. board: of BOARD_TABLE, or "".
         release_weights: frozen weights of offloaded layers are kept as int8 only, as `offload(release_weights=True)` does.
+
+    Raises:
+        ValueError: for a list of GEMMs.
     """
+    if workload.trace is None:
+        raise ValueError("a list of GEMMs says nothing of memory")
     layers = _layers(workload)
     twice = FLOAT_BYTES * sum(_weights(call) for call in layers)
     instructions = workload.gemm_count + sum(item.count for item in workload.quantizes)

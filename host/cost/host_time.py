@@ -183,7 +183,13 @@ class HostCost:
 
 
 def host_cost(workload: Workload, rates: HostRates) -> HostCost:
-    """What a workload leaves to the processor."""
+    """What a traced workload leaves to the processor.
+
+    Raises:
+        ValueError: for a list of GEMMs.
+    """
+    if workload.trace is None:
+        raise ValueError("a list of GEMMs says nothing of the processor's part")
     elements = Counter(workload.trace.operators)
     for calls, offloaded in ((workload.calls, True), (workload.host_calls, False)):
         for call in calls:

@@ -143,14 +143,15 @@ def board_table() -> str:
         for title, targets, products in _BOARD_ROWS:
             done = _simulated(targets, products, board=name)
             seconds = [value / config.clock_mhz / 1e6 for value in (done.policies["auto"].cycles, done.quantize_cycles)]
-            bounds, memory = done.cycles_by("bound"), done.footprint
+            bounds, memory, host = done.cycles_by("bound"), done.footprint, done.host
+            assert memory is not None and host is not None, "a model is traced"
             rows.append(
                 [
                     *(name, f"{config.rows} x {config.cols}", title),
                     *(f"{value:.3f}" for value in (*seconds, done.step_seconds())),
                     *(f"{done.policies['auto'].utilization:.1%}", f"{done.step_utilization():.1%}"),
                     *(_BOUNDS[max(bounds, key=lambda key: bounds[key])], _BOUNDS[done.bottleneck()]),
-                    *(f"{done.host.seconds:.1f}", f"{done.wall_seconds():.1f}"),
+                    *(f"{host.seconds:.1f}", f"{done.wall_seconds():.1f}"),
                     *(
                         f"{size / 1e9:.1f}"
                         for size in (memory.total, memory.total - memory.releasable, memory.board_bytes)
@@ -167,7 +168,8 @@ def board_table() -> str:
 
 def host_table() -> str:
     """What the host's part of a step of SD 1.5 consists of, and what is assumed of its processor."""
-    costs = [_simulated(targets, products).host for _, targets, products in _BOARD_ROWS]
+    simulated = [_simulated(targets, products).host for _, targets, products in _BOARD_ROWS]
+    costs = [cost for cost in simulated if cost is not None]
     parts = [cost.seconds_by_operator() for cost in costs]
     names = sorted({name for part in parts for name in part}, key=lambda name: -max(p.get(name, 0.0) for p in parts))
     rows = [

@@ -23,6 +23,9 @@ from systolora.sim.cost.unit_times import ArrayKind, array_work
 from .workloads import Distinct, Workload
 
 POLICIES = ("ws", "os", "auto")
+TRAFFIC = ("input", "weight", "vector", "result_loaded", "result_stored", "program")
+"""What moves to and from device memory."""
+
 _FLOWS = {"ws": Dataflow.WEIGHT_STATIONARY, "os": Dataflow.OUTPUT_STATIONARY}
 
 
@@ -175,7 +178,6 @@ def _gemm_cost(
     machine: Machine, technology: Technology, item: Distinct, op: Gemm, costs: Costs, work: Work, row: int
 ) -> GemmCost:
     bus = machine.config.bus_bytes
-    names = ("input", "weight", "vector", "result_loaded", "result_stored", "program")
     columns = (
         *(costs.input_words, costs.weight_words, costs.vector_words),
         *(costs.result_words_loaded, costs.result_words_stored, costs.program_words),
@@ -195,7 +197,7 @@ def _gemm_cost(
         cycles=cycles,
         array_cycles=int(costs.array_cycles[row]),
         utilization=item.gemm.macs / (machine.config.rows * machine.config.cols * cycles),
-        traffic={name: bus * int(column[row]) for name, column in zip(names, columns, strict=True)},
+        traffic={name: bus * int(column[row]) for name, column in zip(TRAFFIC, columns, strict=True)},
         bound=max(limits, key=lambda name: int(limits[name][row])),
         energy=energy(technology, replace(work, macs=item.gemm.macs)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from systolora.hls.rendering import template_environment
@@ -15,6 +16,8 @@ REPORT_MARK = b'<meta name="generator" content="systolora simulate">'
 """Stands in the head of every report."""
 
 _CLASSES_SHOWN, _GEMMS_SHOWN = 10, 24
+_COLOURS = 10
+"""Of the series of a chart, in the page's style."""
 
 
 def render_report(simulation: Simulation) -> str:
@@ -36,12 +39,53 @@ def render_report(simulation: Simulation) -> str:
         config=simulation.machine.config,
         policies=[(name, simulation.policies[name]) for name in POLICIES],
         gemms=[_row(cost) for cost in _longest(simulation)],
+        gemms_left_out=max(0, len(simulation.chosen.gemms) - _GEMMS_SHOWN),
+        classes_left_out=max(0, len(simulation.cycles_by("layer_class")) - _CLASSES_SHOWN),
         charts=charts,
+        provenance=provenance_sections(simulation.provenance()),
     )
 
 
+def provenance_sections(found: Mapping[str, Any], but: str = "") -> dict[str, Any]:
+    """What `provenance.provenance` found, as the page shows it: texts, and under each title the names with their values.
+
+    `but` is said beside what differs between the points of a sweep.
+    """
+    titles = {
+        "array": f"Array, resolved{but}",
+        "dram": f"Device memory{but}",
+        "energy": "Energy per operation (pJ)",
+        "settings": "Settings",
+        "constants": "Constants of the models",
+    }
+    libraries = {"Python": found["python"], **found["libraries"]}
+    return {
+        **{name: found[name] for name in ("command", "version", "commit")},
+        "libraries": ", ".join(f"{name} {version}" for name, version in libraries.items() if version),
+        "sections": [(title, list(_facts("", found[name]))) for name, title in titles.items()],
+    }
+
+
+def _facts(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Names with dots, and values as text."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _facts(f"{prefix}.{name}" if prefix else str(name), part)
+    elif isinstance(value, bool):
+        yield prefix, "yes" if value else "no"
+    elif isinstance(value, float):
+        yield prefix, f"{value:.6g}"
+    else:
+        yield prefix, "-" if value in (None, "") else str(value)
+
+
 def _longest(simulation: Simulation) -> list[GemmCost]:
-    return sorted(simulation.policies["auto"].gemms, key=lambda cost: -cost.total_cycles)[:_GEMMS_SHOWN]
+    return sorted(simulation.chosen.gemms, key=lambda cost: -cost.total_cycles)[:_GEMMS_SHOWN]
+
+
+def _called(simulation: Simulation, cost: GemmCost) -> str:
+    """What a GEMM is called: of a step which of its products it is, of a list its name."""
+    return cost.item.gemm.layer if simulation.settings.gemms else cost.item.gemm.kind
 
 
 def _row(cost: GemmCost) -> dict[str, Any]:
@@ -95,7 +139,7 @@ def _layers(simulation: Simulation) -> str:
     bars = []
     for cost in _longest(simulation):
         gemm, op = cost.item.gemm, cost.item.gemm.op
-        label = f"{gemm.kind} {op.m} x {op.n} x {op.k}"
+        label = f"{_called(simulation, cost)} {op.m} x {op.n} x {op.k}"
         note = f"{gemm.layer} and {cost.item.count - 1} more, {cost.dataflow}, bound by {cost.bound}"
         bars.append(Bar(label, (cost.utilization,), (f"{cost.utilization:.0%} ({cost.dataflow}, {cost.bound})",), note))
     return bar_chart(bars, 1.0)
@@ -115,15 +159,15 @@ def _energy(simulation: Simulation) -> str:
 
 
 def _roofline(simulation: Simulation) -> str:
-    auto, peak = simulation.policies["auto"], simulation.peak
+    chosen, peak = simulation.chosen, simulation.peak
     classes = list(simulation.cycles_by("layer_class"))
     dots = []
-    for cost in auto.gemms:
+    for cost in chosen.gemms:
         gemm = cost.item.gemm
         rate = 2 * gemm.macs * simulation.machine.config.clock_mhz * 1e6 / cost.cycles / 1e12
         note = f"{gemm.kind} of {gemm.layer_class}, {gemm.op.m} x {gemm.op.n} x {gemm.op.k}: {rate:.3g} TOPS"
-        share = cost.total_cycles / auto.cycles
-        dots.append(Dot(2 * gemm.macs / cost.dram_bytes, rate, share, classes.index(gemm.layer_class), note))
+        share = cost.total_cycles / chosen.cycles
+        dots.append(Dot(2 * gemm.macs / cost.dram_bytes, rate, share, classes.index(gemm.layer_class) % _COLOURS, note))
     slopes = [
         (f"device memory {peak.dram_gbps:g} GB/s", peak.dram_gbps),
         (f"three ports {peak.port_gbps:g} GB/s", peak.port_gbps),

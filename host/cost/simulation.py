@@ -6,18 +6,25 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from systolora.errors import UserError
 from systolora.hls.isa import End, Instruction
 from systolora.offloading.target_names import adapted_by
-from systolora.sim.cost.energy import PeakFigures, Technology, energy, peak_figures, technology
+from systolora.sim.cost.energy import PeakFigures, Technology, energy, peak_figures
 from systolora.sim.cost.quantize_times import quantize_time, quantize_work
 from systolora.sim.cost.tile_times import Machine
 
+from .energy_table import energy_table
 from .footprint import Footprint, step_footprint
 from .host_time import HostCost, host_cost, read_rates
 from .policies import POLICIES, PolicyResult, run_policies, scalesim_policies
+from .provenance import provenance
 from .settings import SimulateSettings
 from .step_gemms import StepGemm
 from .workloads import Workload
+
+MOST_MACS = 1 << 56
+"""What the clocks and bytes of one GEMM of any shape still fit 64 bits with."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +37,25 @@ class QuantizeCost:
 
 
 @dataclass(frozen=True)
+class TraceExtent:
+    """How much of the step a written trace shows: its events, whether they are all, and clocks that they reach of those of the step."""
+
+    events: int
+    complete: bool
+    cycles: int
+    step_cycles: int
+
+
+@dataclass(frozen=True)
 class Simulation:
     """What a simulation found.
 
     Attributes:
         policies: by name, `policies.POLICIES`.
         quantize: all QUANTIZE instructions of the step.
-        host: the processor's part of the step. footprint: what the step needs of memory.
+        host: the processor's part of the step. footprint: what the step needs of memory; both None for a list of GEMMs.
         trace_seconds, model_seconds: that tracing the model, and all that came after it, took.
+        trace: what the trace shows, if one was written.
     """
 
     settings: SimulateSettings
@@ -46,10 +64,20 @@ class Simulation:
     workload: Workload
     policies: dict[str, PolicyResult]
     quantize: QuantizeCost
-    host: HostCost
-    footprint: Footprint
+    host: HostCost | None
+    footprint: Footprint | None
     trace_seconds: float
     model_seconds: float
+    trace: TraceExtent | None = None
+
+    def provenance(self) -> dict[str, Any]:
+        """What the result depends on, for JSON and for the report."""
+        return provenance(self.settings)
+
+    @property
+    def chosen(self) -> PolicyResult:
+        """The policy that the step's figures are for: the settings' dataflow."""
+        return self.policies[self.settings.dataflow]
 
     @property
     def peak(self) -> PeakFigures:
@@ -61,31 +89,51 @@ class Simulation:
         """Clocks of all QUANTIZE instructions of the step."""
         return self.quantize.cycles
 
-    def step_utilization(self, policy: str = "auto") -> float:
+    def step_utilization(self, policy: str = "") -> float:
         """Needed multiply-accumulates over all that the array could have done in the step's clocks, QUANTIZE included."""
         config = self.machine.config
         return self.workload.macs() / (config.rows * config.cols * self.step_cycles(policy))
 
-    def step_cycles(self, policy: str = "auto") -> int:
-        """Clocks of all instructions of the step."""
-        return self.policies[policy].cycles + self.quantize_cycles
+    def step_cycles(self, policy: str = "") -> int:
+        """Clocks of all instructions of the step; the chosen policy if none is named, here and below."""
+        return self.policies[policy or self.settings.dataflow].cycles + self.quantize_cycles
 
-    def step_seconds(self, policy: str = "auto") -> float:
+    def step_seconds(self, policy: str = "") -> float:
         """Seconds of the step on the accelerator; the host's part is not in it."""
         return self.step_cycles(policy) / (1e6 * self.machine.config.clock_mhz)
 
-    def wall_seconds(self, policy: str = "auto") -> float:
-        """Seconds of the step: the accelerator's and then, as neither has anything to do without the other, the processor's."""
+    def wall_seconds(self, policy: str = "") -> float | None:
+        """Seconds of the step: the accelerator's and then, as neither has anything to do without the other, the processor's.
+
+        None for SCALE-Sim's array, and for a list of GEMMs, which says nothing of the processor's part.
+        """
+        if self.host is None or self.settings.compat:
+            return None
         return self.step_seconds(policy) + self.host.seconds
 
-    def _step_traffic(self) -> dict[str, float | None]:
+    def step_traffic(self) -> dict[str, float | None]:
         """Bytes and joules of the whole step, QUANTIZE included; null in SCALE-Sim's totals, which have neither."""
         if self.settings.compat:
             return {"dram_bytes": None, "energy_j": None}
-        auto = self.policies["auto"]
+        chosen = self.chosen
         return {
-            "dram_bytes": auto.dram_bytes + self.quantize.dram_bytes,
-            "energy_j": sum(auto.energy().values()) + self.quantize.energy_j,
+            "dram_bytes": chosen.dram_bytes + self.quantize.dram_bytes,
+            "energy_j": sum(chosen.energy().values()) + self.quantize.energy_j,
+        }
+
+    def step_figures(self) -> dict[str, Any]:
+        """What the whole step takes under the chosen policy, QUANTIZE included, for JSON; of a sweep one such line a point."""
+        return {
+            "dataflow": self.settings.dataflow,
+            "cycles": self.step_cycles(),
+            "seconds": self.step_seconds(),
+            "host_seconds": self.host.seconds if self.host else None,
+            "wall_seconds": self.wall_seconds(),
+            "gemm_cycles": self.chosen.cycles,
+            "quantize_cycles": self.quantize_cycles,
+            "utilization": round(self.step_utilization(), 6),
+            **self.step_traffic(),
+            "bottleneck": self.bottleneck(),
         }
 
     def ratios(self) -> dict[str, float]:
@@ -93,10 +141,10 @@ class Simulation:
         best = self.policies["auto"].cycles
         return {name: self.policies[name].cycles / best for name in POLICIES[:2]}
 
-    def cycles_by(self, what: str, policy: str = "auto") -> dict[str, int]:
+    def cycles_by(self, what: str, policy: str = "") -> dict[str, int]:
         """GEMM cycles by "layer_class", "kind", "phase" or "bound", the largest first."""
         sums: dict[str, int] = defaultdict(int)
-        for cost in self.policies[policy].gemms:
+        for cost in self.policies[policy or self.settings.dataflow].gemms:
             key = cost.bound if what == "bound" else getattr(cost.item.gemm, what)
             sums[key] += cost.total_cycles
         return dict(sorted(sums.items(), key=lambda pair: -pair[1]))
@@ -108,15 +156,15 @@ class Simulation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        config, workload = self.machine.config, self.workload
+        config, workload, settings = self.machine.config, self.workload, self.settings
+        step = ("targets", "attention_products", "rank", "batch")
+        listed = bool(settings.gemms)
         return {
-            "workload": self.settings.workload,
-            "targets": self.settings.targets,
-            "adapt": adapted_by(self.settings.targets, self.settings.adapt),
-            "attention_products": self.settings.attention_products,
-            "rank": self.settings.rank,
-            "batch": self.settings.batch,
-            "resolution": self.settings.resolution or workload.spec.resolution,
+            "workload": settings.gemms or settings.workload,
+            # A list says all of the step; options that it has no use for are null.
+            **{name: None if listed else getattr(settings, name) for name in step},
+            "adapt": None if listed else adapted_by(settings.targets, settings.adapt),
+            "resolution": None if listed else settings.resolution or workload.spec.resolution,
             "macs": workload.macs_by_phase() | {"total": workload.macs()},
             "gemm_count": workload.gemm_count,
             "array": {
@@ -130,23 +178,15 @@ class Simulation:
             },
             "policies": {name: policy.as_dict() for name, policy in self.policies.items()},
             "auto_is_faster_than": {name: round(ratio, 4) for name, ratio in self.ratios().items()},
-            "step": {
-                "gemm_cycles": self.policies["auto"].cycles,
-                "quantize_cycles": self.quantize_cycles,
-                "cycles": self.step_cycles(),
-                "seconds": self.step_seconds(),
-                "host_seconds": self.host.seconds,
-                "wall_seconds": None if self.settings.compat else self.wall_seconds(),
-                "utilization": round(self.step_utilization(), 6),
-                **self._step_traffic(),
-                "bottleneck": self.bottleneck(),
-            },
-            "host": self.host.as_dict(),
-            "memory": self.footprint.as_dict(),
+            "step": self.step_figures(),
+            "host": self.host.as_dict() if self.host else None,
+            "memory": self.footprint.as_dict() if self.footprint else None,
             "peak": vars(self.peak),
             "technology": self.technology.name,
             "trace_seconds": round(self.trace_seconds, 3),
             "model_seconds": round(self.model_seconds, 3),
+            "trace": None if self.trace is None else vars(self.trace),
+            "provenance": self.provenance(),
         }
 
 
@@ -162,14 +202,26 @@ def _quantize_cost(machine: Machine, tech: Technology, workload: Workload) -> Qu
 
 
 def simulate_workload(settings: SimulateSettings, workload: Workload) -> Simulation:
-    """Runs a workload that is traced already."""
-    machine, tech = settings.machine(), technology(settings.technology)
-    if settings.compat == "scalesim":
-        policies = scalesim_policies(machine.config.rows, machine.config.cols, workload.gemms)
-        quantize = QuantizeCost()
-    else:
-        policies = run_policies(machine, tech, workload)
-        quantize = _quantize_cost(machine, tech, workload)
+    """Runs a workload that is traced or read already.
+
+    Raises:
+        UserError: for a step whose clocks or bytes do not fit 64 bits.
+    """
+    machine, tech = settings.machine(), energy_table(settings.technology, settings.energy)
+    _check_sizes(workload)
+    try:
+        with np.errstate(invalid="raise"):  # a float that no int64 holds
+            if settings.compat == "scalesim":
+                policies = scalesim_policies(machine.config.rows, machine.config.cols, workload.gemms)
+                quantize = QuantizeCost()
+            else:
+                policies = run_policies(machine, tech, workload)
+                quantize = _quantize_cost(machine, tech, workload)
+    except FloatingPointError:
+        raise UserError(
+            f"clocks of a GEMM at {machine.dram.gbps:g} GB/s do not fit 64 bits: give smaller sizes or a faster memory"
+        ) from None
+    traced = workload.trace is not None
     return Simulation(
         settings=settings,
         machine=machine,
@@ -177,22 +229,33 @@ def simulate_workload(settings: SimulateSettings, workload: Workload) -> Simulat
         workload=workload,
         policies=policies,
         quantize=quantize,
-        host=host_cost(workload, read_rates(settings.host)),
+        host=host_cost(workload, read_rates(settings.host)) if traced else None,
         footprint=step_footprint(
             workload, settings.rank, machine.config.bus_bytes, settings.board, settings.release_weights
-        ),
+        )
+        if traced
+        else None,
         trace_seconds=0.0,
         model_seconds=0.0,
     )
 
 
+def _check_sizes(workload: Workload) -> None:
+    for item in workload.gemms:
+        op = item.gemm.op
+        if op.m * op.n * op.k > MOST_MACS:
+            raise UserError(
+                f"{item.gemm.layer}: a GEMM of m = {op.m:,}, n = {op.n:,}, k = {op.k:,} has more than {MOST_MACS:.3g} "
+                "multiply-accumulates: give smaller sizes (--batch, --resolution)"
+            )
+
+
 def step_program(simulation: Simulation) -> tuple[list[Instruction], dict[int, str]]:
-    """The step's instructions, layer by layer, as `auto` tiles them, without addresses; and what each is for.
+    """The step's instructions, layer by layer, as the chosen policy tiles them, without addresses; and what each is for.
 
     The backward instructions of a layer follow its forward ones, so the order is not that of training; the times are.
     """
-    costs = simulation.policies["auto"].gemms
-    tiled = {(cost.item.gemm.op, cost.item.gemm.turnable): cost.op for cost in costs if cost.op is not None}
+    tiled = {(c.item.gemm.op, c.item.gemm.turnable): c.op for c in simulation.chosen.gemms if c.op is not None}
     program: list[Instruction] = []
     labels: dict[int, str] = {}
     for work in simulation.workload.order:

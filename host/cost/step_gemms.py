@@ -54,7 +54,7 @@ class StepGemm:
     @property
     def phase(self) -> str:
         """Forward, gradient of an activation, or gradient of a factor."""
-        if self.kind.startswith("forward"):
+        if not self.kind.startswith("grad"):
             return "forward"
         return "grad_weight" if self.kind in ("grad_down", "grad_up") else "grad_input"
 

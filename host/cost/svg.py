@@ -47,7 +47,7 @@ def bar_chart(bars: Sequence[Bar], most: float, series: Sequence[str] = ()) -> s
     parts, y = _legend([(name, f"s{index}") for index, name in enumerate(series)])
     room = WIDTH - _VALUE
     for bar in bars:
-        parts.append(f'<text x="0" y="{y + 12}">{escape(bar.label)}</text>')
+        parts.append(f'<text x="0" y="{y + 12}">{escape(_short(bar.label))}</text>')
         y += 17
         for index, (value, text) in enumerate(zip(bar.values, bar.texts, strict=True)):
             top, width = y + index * thick, max(1.0, room * value / most if most else 0.0)
@@ -67,7 +67,7 @@ def roofline(dots: Sequence[Dot], peak: float, slopes: Sequence[tuple[str, float
         peak: the flat part of the roof, in 10**12 operations a second.
         slopes: name and 10**9 bytes a second of the sloping parts.
     """
-    colours = [(name, f"s{index}") for index, name in enumerate(series)]
+    colours = [(name, f"s{index % 10}") for index, name in enumerate(series)]
     lines = [(name, f"roof r{index}") for index, (name, _) in enumerate(slopes)]
     parts, legend = _legend([*colours, *lines])
     left, top = 40, legend + 22
@@ -109,7 +109,8 @@ def _legend(entries: Sequence[tuple[str, str]]) -> tuple[list[str], int]:
     """Names beside a sample of their colour or line, in as many rows as they need; and the height of all."""
     parts: list[str] = []
     x, y = 0.0, 0
-    for name, style in entries:
+    for full, style in entries:
+        name = _short(full)
         width = 34 + _SIGN * len(name)
         if x and x + width > WIDTH:
             x, y = 0.0, y + 18
@@ -120,6 +121,12 @@ def _legend(entries: Sequence[tuple[str, str]]) -> tuple[list[str], int]:
         parts.append(f'<text class="n" x="{x + 21:.0f}" y="{y + 12}">{escape(name)}</text>')
         x += width
     return parts, y + 24 if entries else 0
+
+
+def _short(name: str) -> str:
+    """A name that fits the width: of a longer one the beginning and the end; the bar's note and the tables have all of it."""
+    most = int(WIDTH / _SIGN) - 4
+    return name if len(name) <= most else f"{name[: most // 2]} ... {name[-(most // 2 - 4) :]}"
 
 
 def _svg(parts: Sequence[str], height: float) -> str:

@@ -49,7 +49,7 @@ class Workload:
         order: all of it call by call, in the order of the forward; each call's backward follows its forward.
         calls: the calls that it belongs to. host_calls: the multiplications that the processor does instead.
         host_macs: multiply-accumulates of those.
-        trace: of the model; what the processor computes beside products.
+        trace: of the model; what the processor computes beside products. None for a list of GEMMs.
     """
 
     spec: ModelSpec
@@ -59,10 +59,10 @@ class Workload:
     gemms: tuple[Distinct, ...]
     quantizes: tuple[DistinctQuantize, ...]
     order: tuple[Work, ...]
-    calls: tuple[Call, ...]
-    host_calls: tuple[Call, ...]
-    host_macs: int
-    trace: Trace
+    calls: tuple[Call, ...] = ()
+    host_calls: tuple[Call, ...] = ()
+    host_macs: int = 0
+    trace: Trace | None = None
 
     def macs(self, phase: str = "") -> int:
         """Multiply-accumulates of a phase (one of `PHASES`), or of the step."""
@@ -117,9 +117,28 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
     chosen = tuple(call for call in trace.calls if placement.on_device(call))
     left = tuple(call for call in trace.calls if not placement.on_device(call))
     writer = StepWriter(options.rank, options.bus_bytes, options.result)
+    order = tuple(work for call in chosen for work in writer.work(call))
+    gemms, quantizes = distinct_work(order)
+    adapters = [call for call in trace.calls if isinstance(call, LinearCall) and call.adapted]
+    return Workload(
+        spec=spec,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trainable=sum(options.rank * (call.in_features + call.out_features) for call in adapters),
+        layers=sum(not isinstance(call, AttentionCall) for call in chosen),
+        gemms=gemms,
+        quantizes=quantizes,
+        order=order,
+        calls=chosen,
+        host_calls=left,
+        host_macs=_host_macs(left, options),
+        trace=trace,
+    )
+
+
+def distinct_work(order: Iterable[Work]) -> tuple[tuple[Distinct, ...], tuple[DistinctQuantize, ...]]:
+    """What is alike in some work, counted, in the order in which it first occurs."""
     gemms: dict[StepGemm, Distinct] = {}
     quantizes: dict[StepQuantize, DistinctQuantize] = {}
-    order = tuple(work for call in chosen for work in writer.work(call))
     for work in order:
         if isinstance(work, StepGemm):
             gemm = replace(work, layer="")
@@ -131,20 +150,7 @@ def trace_workload(name: str, options: StepOptions) -> Workload:
             quantizes[quantize] = DistinctQuantize(
                 quantizes[quantize].quantize if count else work, count + work.repeats
             )
-    adapters = [call for call in trace.calls if isinstance(call, LinearCall) and call.adapted]
-    return Workload(
-        spec=spec,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trainable=sum(options.rank * (call.in_features + call.out_features) for call in adapters),
-        layers=sum(not isinstance(call, AttentionCall) for call in chosen),
-        gemms=tuple(gemms.values()),
-        quantizes=tuple(quantizes.values()),
-        order=order,
-        calls=chosen,
-        host_calls=left,
-        host_macs=_host_macs(left, options),
-        trace=trace,
-    )
+    return tuple(gemms.values()), tuple(quantizes.values())
 
 
 def adapted_names(model: nn.Module, adapt: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""The YAML file of a training run: one mapping of names to single values, each name once."""
+"""A YAML file of settings, such as a training run's: one mapping of names to single values, each name once."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ _LARGEST_FILE = 1 << 20
 """Bytes that are read at most: a settings file has a few hundred."""
 
 
-def load_settings_file(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file, by name, with `_` for `-`.
+def load_settings_file(path: Path, option: str = "--config") -> dict[str, Any]:
+    """The settings in a YAML file, by name, with `_` for `-`; `option` is what named the file, for messages.
 
     Raises:
         UserError: for a file that cannot be read, is no mapping of names to single values, or gives a name twice.
     """
     import yaml
 
-    text = _read(path)
+    text = _read(path, option)
     try:
-        return dict(_pairs(path, text))
+        return dict(_pairs(path, option, text))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"--config {path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{option} {path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, option: str) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE + 1)
         if len(data) > _LARGEST_FILE:
-            raise UserError(f"--config {path}: larger than {_LARGEST_FILE >> 20} MiB; it is no file of settings")
+            raise UserError(f"{option} {path}: larger than {_LARGEST_FILE >> 20} MiB; it is no file of settings")
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"--config {path}: cannot be read as YAML: it is not UTF-8 (byte {error.start + 1})") from None
+        raise UserError(f"{option} {path}: cannot be read as YAML: it is not UTF-8 (byte {error.start + 1})") from None
     except OSError as error:
-        raise UserError(f"--config {path}: cannot be read as YAML: {error.strerror or error}") from None
+        raise UserError(f"{option} {path}: cannot be read as YAML: {error.strerror or error}") from None
 
 
-def _pairs(path: Path, text: str) -> list[tuple[str, Any]]:
+def _pairs(path: Path, option: str, text: str) -> list[tuple[str, Any]]:
     """Names and values. Nesting is refused by the flat stream of events, before anything recurses."""
     import yaml
 
@@ -51,7 +51,7 @@ def _pairs(path: Path, text: str) -> list[tuple[str, Any]]:
             depth += 1
             if depth > 1:
                 line = event.start_mark.line + 1 if event.start_mark else 1
-                raise UserError(f"--config {path}, line {line}: a list or a mapping; expected 'name: value'")
+                raise UserError(f"{option} {path}, line {line}: a list or a mapping; expected 'name: value'")
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             depth -= 1
     loader = yaml.SafeLoader(text)
@@ -61,17 +61,17 @@ def _pairs(path: Path, text: str) -> list[tuple[str, Any]]:
             return []
         if not isinstance(root, yaml.MappingNode):
             kind = type(loader.construct_document(root)).__name__
-            raise UserError(f"--config {path}: expected lines of 'name: value', found {kind}")
+            raise UserError(f"{option} {path}: expected lines of 'name: value', found {kind}")
         lines: dict[str, int] = {}
         pairs = []
         for key, value in root.value:
             name, line = str(key.value).replace("-", "_"), key.start_mark.line + 1
             if name in lines:
                 raise UserError(
-                    f"--config {path}, line {line}: {name} is given a second time, after line {lines[name]}"
+                    f"{option} {path}, line {line}: {name} is given a second time, after line {lines[name]}"
                 )
             if not isinstance(value, yaml.ScalarNode):
-                raise UserError(f"--config {path}, line {line}: {name}: expected a single value")
+                raise UserError(f"{option} {path}, line {line}: {name}: expected a single value")
             lines[name] = line
             pairs.append((name, loader.construct_object(value)))
         return pairs

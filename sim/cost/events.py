@@ -7,7 +7,7 @@ The steps come from the controller's sequence (`counts.tile_steps`), one after t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -204,8 +204,11 @@ def _memory_clocks(machine: Machine, op: Quantize, written: bool) -> int:
     return max(*waiting, ceil(moved / dram.bytes_per_clock))
 
 
-def render_trace(config: ArrayConfig, events: Sequence[Event]) -> str:
-    """Events as a Chrome trace (JSON object format), which ui.perfetto.dev and chrome://tracing open; 1 us is 1 us."""
+def render_trace(config: ArrayConfig, events: Sequence[Event], notes: Mapping[str, object] | None = None) -> str:
+    """Events as a Chrome trace (JSON object format), which ui.perfetto.dev and chrome://tracing open; 1 us is 1 us.
+
+    `notes` stand in its `metadata`: such as how much of a program the events are.
+    """
     head = [
         {"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": track}}
         for tid, track in enumerate(TRACKS)
@@ -223,4 +226,6 @@ def render_trace(config: ArrayConfig, events: Sequence[Event]) -> str:
         for event in events
     ]
     made_by = {"made_by": "systolora simulate"}
-    return json.dumps({"otherData": made_by, "traceEvents": head + body, "displayTimeUnit": "ns"})
+    return json.dumps(
+        {"otherData": made_by, "metadata": dict(notes or {}), "traceEvents": head + body, "displayTimeUnit": "ns"}
+    )

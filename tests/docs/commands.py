@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from dataclasses import dataclass
@@ -49,6 +50,14 @@ def find_code() -> list[tuple[str, str]]:
             if any(_PYTHON.match(line) for line in source.splitlines()):
                 found.append((page.name, source))
     return found
+
+
+def find_block(page: str, first: str) -> str:
+    """The code block of a page that begins with a line: a file that a reader is shown."""
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    begin = lines.index(f"    {first}")
+    block = itertools.takewhile(lambda line: line.startswith("    "), lines[begin:])
+    return "".join(f"{line[4:]}\n" for line in block)
 
 
 def find_names() -> list[tuple[str, str]]:

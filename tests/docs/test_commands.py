@@ -19,7 +19,7 @@ from systolora.assets import pipeline_folder
 from systolora.cli.app import app
 from typer.testing import CliRunner
 
-from .commands import ROOT, Command, find_code, find_commands, find_names, find_paths
+from .commands import ROOT, Command, find_block, find_code, find_commands, find_names, find_paths
 
 COMMANDS = find_commands()
 
@@ -36,6 +36,12 @@ RUN = {
     "systolora csim --rows 64 --cols 64 --m 77 --n 320 --k 768 --dataflow ws": "",
     "systolora simulate --workload sd15 --targets kv": "",
     "systolora simulate --compat scalesim": "",
+    "systolora simulate --workload sd15 --targets kv --csv costs.csv --html report.html": "",
+    "systolora simulate --gemms layers.csv --csv costs.csv": "",
+    "systolora simulate --gemms layers.csv --sweep rows=16,32,64 --sweep bus_bytes=16,32 --csv sweep.csv --plot sweep.svg --html sweep.html": "",
+    "systolora simulate --gemms layers.csv --sweep dataflow=ws,os,auto --sweep input_bytes=65536,524288 --json": "",
+    "systolora simulate --gemms layers.csv --energy energy.yaml": "",
+    "systolora simulate --gemms layers.csv --trace trace.json --trace-events 100000": "",
     "systolora train --model FOLDER --data FOLDER --output runs/one --rank 4 --targets kv --steps 1000": SHORT,
     "systolora train ... --method intlora-mul --bits 4": f"{SHORT} --output run",
     "systolora merge run/intlora_adapter.safetensors --model MODEL --out merged.safetensors": "",
@@ -60,13 +66,15 @@ NOT_RUN = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands run: four pictures with captions, nothing else."""
+    """Where the commands run: four pictures with captions, and the files that docs/simulate.md shows."""
     place = tmp_path_factory.mktemp("reader")
     pictures = place / "pictures"
     pictures.mkdir()
     for index in range(4):
         Image.new("RGB", (64, 64), (40 * index, 90, 200 - 30 * index)).save(pictures / f"{index}.png")
         (pictures / f"{index}.txt").write_text("a big red star")
+    for name, first in (("layers.csv", "name,m,n,k,count,flags"), ("energy.yaml", "name: my 22 nm library")):
+        (place / name).write_text(find_block("simulate.md", first))
     return place
 
 

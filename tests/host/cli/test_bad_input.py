@@ -106,6 +106,35 @@ simulate --html file/below/x.html                | --html file/below/x.html: it 
 simulate --html /dev/null                        | --html /dev/null: it is no ordinary file
 simulate --html LONG                             | it cannot be written: File name too long
 simulate --trace file                            | --trace file: systolora did not write that file
+simulate --csv file                              | --csv file: systolora did not write that file
+simulate --csv foreign                           | --csv foreign: it is a folder; give a file
+simulate --csv /proc/nowhere/x                   | --csv /proc/nowhere/x: it cannot be written
+simulate --csv same --html same                  | --html and --csv are both same: give two names
+simulate --plot p.svg                            | --plot goes with --sweep
+simulate --jobs 2                                | --jobs goes with --sweep
+simulate --jobs 0                                | --jobs
+simulate --input-bytes 7                         | input_bytes = 7: two halves of whole words
+simulate --output-bytes DIGITS                   | --output-bytes
+simulate --max-instructions -1                   | --max-instructions -1: it must not be negative
+simulate --packed-dsp maybe                      | --packed-dsp 'maybe': allowed are on, off
+simulate --dram-gbps 1e-300                      | --dram-gbps 1e-300: it must be at least 0.001
+simulate --dataflow is                           | --dataflow 'is': allowed are auto, ws, os
+simulate --energy nowhere                        | --energy nowhere: cannot be read as YAML
+simulate --energy file                           | --energy file: there is no setting 'mine'
+simulate --gemms nowhere                         | --gemms nowhere: cannot be read
+simulate --gemms file                            | --gemms file, line 1: column 'mine: file'
+simulate --gemms foreign                         | --gemms foreign: cannot be read: Is a directory
+simulate --gemms file --rank 8                   | --gemms with --rank
+simulate --sweep rows                            | --sweep rows: give values with commas
+simulate --sweep row=4                           | did you mean rows?
+simulate --sweep rows=4,3                        | --sweep, at rows 3: rows = 3: allowed are 4 to 256
+simulate --sweep rows=4,nan                      | rows = 'nan': expected a whole number
+simulate --sweep clock_mhz=100,nan               | --clock-mhz nan: it must be a finite number
+simulate --sweep rows=4 --rows 8                 | --sweep rows and --rows name the same setting
+simulate --sweep rows=4 --trace t.json           | --trace with --sweep
+simulate --sweep rows=4 --plot p.jpg             | --plot p.jpg: the name must end in .svg or .png
+simulate --sweep rows=4 --plot file/below.svg    | --plot file/below.svg: it cannot be written
+simulate --sweep rows=4 --csv /proc/nowhere/x    | --csv /proc/nowhere/x: it cannot be written
 simulate --trace /proc/nowhere/x                 | --trace /proc/nowhere/x: it cannot be written
 generate                                         | Missing option '--out'
 generate --out foreign                           | 'systolora generate' did not make

@@ -221,6 +221,17 @@ def test_mistakes_are_named(changes: dict, text: str) -> None:
         run_simulate(replace(SimulateSettings(), **changes))
 
 
+def test_a_step_that_is_too_large_for_whole_numbers_of_64_bits_is_refused(key_value: Workload) -> None:
+    with pytest.raises(UserError, match="--batch 65536 with --resolution 16384: .* give smaller sizes"):
+        run_simulate(SimulateSettings(targets="all", batch=65536, resolution=16384))
+    item = key_value.gemms[0]
+    huge = replace(item, gemm=replace(item.gemm, op=replace(item.gemm.op, m=1 << 40)))
+    with pytest.raises(
+        UserError, match=r"a GEMM of m = 1,099,511,627,776, .* give smaller sizes \(--batch, --resolution"
+    ):
+        simulate_workload(SimulateSettings(), replace(key_value, gemms=(huge,)))
+
+
 def test_report_and_trace_are_written(tmp_path: Path) -> None:
     html, trace = tmp_path / "report.html", tmp_path / "trace.json"
     done = run_simulate(SimulateSettings(html=str(html), trace=str(trace)))
@@ -274,6 +285,16 @@ def test_charts_are_as_narrow_as_a_phone_and_no_text_leaves_them(everything: Wor
         for left, right, text in _drawn_texts(chart):
             assert left >= -2 and right <= 442, text
     assert "e+0" not in page
+
+
+def test_a_long_name_in_a_chart_is_shortened_and_all_there_in_its_note() -> None:
+    name = "".join(f"layer{index}." for index in range(30))
+    chart = bar_chart([Bar(name, (1.0,), ("1",))], 1.0, [name])
+    roof = roofline([Dot(10.0, 0.1, 1.0, 0, "low")], 1.6, [("memory", 19.2)], [name])
+    for drawn in (chart, roof):
+        assert all(right <= 442 for _, right, _ in _drawn_texts(drawn))
+        assert "layer0." in drawn and "layer29." in drawn
+    assert f"<title>{name}: 1</title>" in chart
 
 
 def test_each_line_of_the_roofline_is_named_by_a_sample_of_itself() -> None:
