@@ -63,6 +63,8 @@ def run_trial(config: ArrayConfig, m: int, n: int, k: int, dataflow: str, seed: 
     """
     if dataflow not in DATAFLOWS:
         raise UserError(f"--dataflow {dataflow!r}: allowed are {', '.join(DATAFLOWS)}")
+    if dataflow == "os" and not config.output_stationary:
+        raise UserError("--dataflow os: this hardware is built for ws alone; give --dataflow ws, or --dataflows ws,os")
     needed = m * k + k * n + 4 * m * n
     if needed > MOST_BYTES:
         raise UserError(f"--m {m} --n {n} --k {k}: {needed:,} bytes of matrices, and at most {MOST_BYTES:,} are tried")

@@ -153,6 +153,7 @@ csim --m 0                                       | --m
 csim --m DIGITS                                  | --m
 csim --m 1048576 --n 1048576 --k 1048576         | bytes of matrices
 csim --dataflow sideways                         | --dataflow 'sideways': allowed are ws, os, auto
+csim --dataflow os --dataflows ws                | --dataflow os: this hardware is built for ws alone
 csim --seed DIGITS                               | --seed
 csim --clock-mhz inf                             | --clock-mhz inf
 lint nowhere                                     | no folder nowhere
