@@ -79,7 +79,7 @@ def _statement(node: Node) -> Node:
 def _shared(project: Project, one: Call, other: Call) -> set[str]:
     """What two calls are both given, scalars and constant structs aside."""
     pairs = ((x, y) for x in _exclusive(project, one) for y in _exclusive(project, other))
-    return {".".join(min(x, y, key=len)) for x, y in pairs if _overlap(x, y)}
+    return {".".join(x if len(x) <= len(y) else y) for x, y in pairs if _overlap(x, y)}
 
 
 def _exclusive(project: Project, call: Call) -> list[tuple[str, ...]]:
