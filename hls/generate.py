@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from enum import IntEnum
-from math import gcd, lcm
+from math import lcm
 from pathlib import Path
 
 from .boards import board_of
@@ -37,7 +37,14 @@ STANDIN_FILE = "tb/standin/hls_burst_maxi.h"
 """Where a project keeps the header that stands in for Vitis HLS's own of that name in C-simulation by g++."""
 
 LINE_WORDS = 32
-"""Bus words in a line buffer of a transposing load and of QUANTIZE: long enough for a burst, short enough for LUT RAM."""
+"""Bus words in a line buffer of a transposing load and of scales: long enough for a burst, short enough for LUT RAM."""
+
+PIECE_WORDS = 1024
+"""Most bus words that QUANTIZE takes in one round: so long that filling the pipelines is a twentieth of it; its integers take
+one block RAM for each 72 bits of a bus word."""
+
+PIECE_ROWS = 128
+"""Most rows that QUANTIZE takes in one round: their factors lie in LUT RAM."""
 
 _GROUP_COLUMNS = 256
 """Least columns of C that the epilogue writes in one burst: 1 KB of float32."""
@@ -56,6 +63,7 @@ _SOURCES: dict[str, tuple[str, dict[str, str]]] = {
     "src/operands.hpp": ("operands.hpp", {}),
     "src/decoder.hpp": ("decoder.hpp", {}),
     "src/memories.hpp": ("memories.hpp", {}),
+    "src/runs.hpp": ("runs.hpp", {}),
     "src/patches.hpp": ("patches.hpp", {}),
     "src/stored_input.hpp": ("stored_unit.hpp", {"unit": "input"}),
     "src/stored_weight.hpp": ("stored_unit.hpp", {"unit": "weight"}),
@@ -68,6 +76,8 @@ _SOURCES: dict[str, tuple[str, dict[str, str]]] = {
     "src/epilogue.hpp": ("epilogue.hpp", {}),
     "src/store.hpp": ("store.hpp", {}),
     "src/gemm.hpp": ("gemm.hpp", {}),
+    "src/pieces.hpp": ("pieces.hpp", {}),
+    "src/scales.hpp": ("scales.hpp", {}),
     "src/magnitudes.hpp": ("magnitudes.hpp", {}),
     "src/quantize.hpp": ("quantize.hpp", {}),
     "src/controller.hpp": ("controller.hpp", {}),
@@ -121,6 +131,14 @@ def write_project(config: ArrayConfig, folder: Path) -> list[Path]:
     return written
 
 
+def piece_words(config: ArrayConfig) -> int:
+    """Bus words that QUANTIZE takes in one round, a multiple of 4, so that they give whole words of integers.
+
+    A row that is kept in the input memory must hold one piece at least, so a small memory makes pieces small.
+    """
+    return min(PIECE_WORDS, (config.row_words or PIECE_WORDS) // 4 * 4)
+
+
 def describe(config: ArrayConfig) -> str:
     """A configuration in a few words, as the generated files name it."""
     board = f"{config.board}, " if config.board else ""
@@ -139,12 +157,12 @@ def _render(config: ArrayConfig, wanted: dict[str, tuple[str, dict[str, str]]]) 
 
 
 def _values(config: ArrayConfig) -> dict[str, object]:
-    output_lanes = gcd(config.bus_bytes // 4, config.cols)
     unit = lcm(config.cols, config.bus_bytes)
     board = board_of(config)
     return {
         "config": config,
-        "output_lanes": output_lanes,
+        "piece_words": piece_words(config),
+        "piece_rows": PIECE_ROWS,
         "line_words": LINE_WORDS,
         "requests_in_flight": REQUESTS_IN_FLIGHT,
         "burst_words": BURST_WORDS,

@@ -52,52 +52,57 @@ inline void set_element(BusWord &word, bool half, int index, uint32_t value)
     }
 }
 
-// Scales and bias of a group of columns; a scale that all columns share is scale[0].
+// Scales and bias of a group of columns, kEpilogueLanes of them in a line; a scale that all columns share is scale[0][0].
 struct ColumnFactors {
-    float scale[kGroupColumns];
-    float bias[kGroupColumns];
+    float scale[kGroupColumns / kEpilogueLanes][kEpilogueLanes];
+    float bias[kGroupColumns / kEpilogueLanes][kEpilogueLanes];
 };
 
-// Finishes one row of a group of columns, kOutputLanes of them a clock; bytes behind the last column are zero.
-// `place` is the first sum; its words continue `words` further on.
+// Finishes one row of a group of columns, kEpilogueLanes of them a clock, but no more than a bus word holds; bytes behind
+// the last column are zero. `place` is the first sum; its words continue `words` further on.
 inline void finish_line(const GemmInstruction &op, uint32_t columns, OutputCursor place, uint32_t words, float scale_a,
                         const ColumnFactors &factors, const OutputSegment output[kOutputDepth][kOutputSegments],
                         const BusWord old_line[kGroupWords], BusWord line[kGroupWords])
 {
 #pragma HLS INLINE off
     const bool half = op.result == Result::bfloat16;
+    const uint32_t lanes = half ? kEpilogueLanes : kEpilogueFloats;
     const int elements = half ? 2 * kBusFloats : kBusFloats;
+    const uint32_t steps = half ? divide_up(columns, kEpilogueLanes) : divide_up(columns, kEpilogueFloats);
     const bool own_scales = op.scale_b == ScaleMode::vector;
-    const float shared_scale = factors.scale[0];
+    const float shared_scale = factors.scale[0][0];
     BusWord word = zero_bus_word();
+    uint32_t j = 0;
     int index = 0;
     int w = 0;
-segments:
-    for (uint32_t j = 0; j < columns; j += kOutputLanes) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupColumns/kOutputLanes
+steps:
+    for (uint32_t s = 0; s < steps; ++s) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupColumns/kEpilogueFloats
 #pragma HLS PIPELINE II=1
-        const OutputSegment sums = output[place.word][place.segment];
+        const EpilogueLanes sums = read_epilogue_lanes(output, place, lanes);
         const BusWord old = old_line[w];
     lanes:
-        for (int i = 0; i < kOutputLanes; ++i) {
+        for (uint32_t i = 0; i < kEpilogueLanes; ++i) {
 #pragma HLS UNROLL
+            const uint32_t lane = (j + i) % kEpilogueLanes;
             Factors element;
             element.scale_a = scale_a;
-            element.scale_b = own_scales ? factors.scale[j + i] : shared_scale;
-            element.bias = op.bias ? factors.bias[j + i] : kNothing;
+            element.scale_b = own_scales ? factors.scale[j / kEpilogueLanes][lane] : shared_scale;
+            element.bias = op.bias ? factors.bias[j / kEpilogueLanes][lane] : kNothing;
             const uint32_t bits = finish_element(op, sums.lane[i], element, get_element(old, half, index + i));
-            if (j + i < columns) {
+            if (i < lanes && j + i < columns) {
                 set_element(word, half, index + i, bits);
             }
         }
-        index += kOutputLanes;
-        if (index == elements || j + kOutputLanes >= columns) {
+        j += lanes;
+        index += lanes;
+        if (index == elements || j >= columns) {
             line[w] = word;
             word = zero_bus_word();
             index = 0;
             ++w;
         }
-        advance(place, words);
+        advance(place, lanes, words);
     }
 }
 

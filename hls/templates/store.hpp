@@ -80,6 +80,30 @@ words:
     return words;
 }
 
+// The same for values that lie in lines of kEpilogueLanes.
+inline uint32_t load_lines(Port memory, uint64_t first, uint32_t count,
+                           float values[kGroupColumns / kEpilogueLanes][kEpilogueLanes])
+{
+#pragma HLS INLINE
+    const uint32_t words = divide_up(count, kBusFloats);
+    memory.read_request(first, words);
+words:
+    for (uint32_t w = 0; w < words; ++w) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
+#pragma HLS PIPELINE II=kBusFloats
+        const BusWord word = memory.read();
+    floats:
+        for (int i = 0; i < kBusFloats; ++i) {
+#pragma HLS UNROLL
+            const uint32_t column = w * kBusFloats + i;
+            if (column < count) {
+                values[column / kEpilogueLanes][column % kEpilogueLanes] = float_of(get_word32(word, i));
+            }
+        }
+    }
+    return words;
+}
+
 // Scales of the tile's rows, one for all of them in scale[0]; returns the number of bus words read.
 inline uint32_t load_row_scales(const GemmInstruction &op, const ResultTile &tile, uint64_t window_address,
                                 Port memory, float scale[kOutputDepth])
@@ -108,14 +132,14 @@ inline uint32_t load_column_factors(const GemmInstruction &op, const ResultTile 
     const uint32_t first = (tile.n0 + column) / kBusFloats;
     uint32_t words = 0;
     if (op.scale_b == ScaleMode::vector) {
-        words += load_floats(memory, scales + first, columns, factors.scale);
+        words += load_lines(memory, scales + first, columns, factors.scale);
     } else if (op.scale_b == ScaleMode::tensor && column == 0) {
-        words += load_floats(memory, scales, 1, factors.scale);
+        words += load_lines(memory, scales, 1, factors.scale);
     } else if (op.scale_b == ScaleMode::none) {
-        factors.scale[0] = 1.0f;
+        factors.scale[0][0] = 1.0f;
     }
     if (op.bias) {
-        words += load_floats(memory, biases + first, columns, factors.bias);
+        words += load_lines(memory, biases + first, columns, factors.bias);
     }
     return words;
 }
@@ -178,8 +202,8 @@ inline void store(const GemmInstruction &op, const ResultTile &tile, uint64_t wi
 #pragma HLS INLINE off
     SYSTOLORA_MEMORY float scale_a[kOutputDepth];
     SYSTOLORA_MEMORY ColumnFactors factors;
-#pragma HLS ARRAY_PARTITION variable=factors.scale type=cyclic factor=kOutputLanes dim=1
-#pragma HLS ARRAY_PARTITION variable=factors.bias type=cyclic factor=kOutputLanes dim=1
+#pragma HLS ARRAY_PARTITION variable=factors.scale type=complete dim=2
+#pragma HLS ARRAY_PARTITION variable=factors.bias type=complete dim=2
     counts.vector = 0;
     counts.loaded = 0;
     counts.stored = 0;
