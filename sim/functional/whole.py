@@ -69,7 +69,9 @@ class NumpyExecutor(Executor):
                 rounding=op.rounding,
                 seed=op.seed,
                 index=element_indices(op) if op.rounding == Rounding.STOCHASTIC else None,
-                column_factor=memory.view(op.scale_b_address, FLOAT_BYTES * op.n).view(np.float32) if op.multiply else None,
+                column_factor=memory.view(op.scale_b_address, FLOAT_BYTES * op.n).view(np.float32)
+                if op.multiply
+                else None,
             )
         except NonFiniteError as error:
             if error.written is not None:
