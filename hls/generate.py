@@ -37,7 +37,7 @@ STANDIN_FILE = "tb/standin/hls_burst_maxi.h"
 """Where a project keeps the header that stands in for Vitis HLS's own of that name in C-simulation by g++."""
 
 LINE_WORDS = 32
-"""Bus words in a line buffer of a transposing load and of scales: long enough for a burst, short enough for LUT RAM."""
+"""Bus words in a line buffer of a transposing load: long enough for a burst, short enough for LUT RAM."""
 
 PIECE_WORDS = 1024
 """Most bus words that QUANTIZE takes in one round: so long that filling the pipelines is a twentieth of it; its integers take

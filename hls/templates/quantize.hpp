@@ -156,16 +156,11 @@ steps:
 inline void run_pass(const QuantizeInstruction &op, const Cut &cut, const Pass &pass, uint64_t window_address,
                      Port memory_input, Port memory_output, InputSegment kept[kInputDepth][kInputSegments],
                      OutputSegment groups[kOutputDepth][kOutputSegments],
-                     const OutputSegment factors[kOutputDepth][kOutputSegments], Found &found, QuantizeCounts &counts)
+                     const OutputSegment factors[kOutputDepth][kOutputSegments], BusWord ping[kResultWords],
+                     BusWord pong[kResultWords], Found &found, QuantizeCounts &counts)
 {
 #pragma HLS INLINE off
-    SYSTOLORA_MEMORY BusWord ping[kResultWords];
-    SYSTOLORA_MEMORY BusWord pong[kResultWords];
     SYSTOLORA_MEMORY uint32_t inverse[kPieceRows];
-#pragma HLS AGGREGATE variable=ping compact=bit
-#pragma HLS AGGREGATE variable=pong compact=bit
-#pragma HLS BIND_STORAGE variable=ping type=ram_s2p impl=bram
-#pragma HLS BIND_STORAGE variable=pong type=ram_s2p impl=bram
 #pragma HLS BIND_STORAGE variable=inverse type=ram_s2p impl=lutram
 #pragma HLS ALLOCATION instances=work_round limit=1 type=function
 #pragma HLS ALLOCATION instances=write_words limit=1 type=function
@@ -211,6 +206,12 @@ inline ErrorCode quantize(const QuantizeInstruction &op, uint64_t window_address
                           OutputSegment factors[kOutputDepth][kOutputSegments], QuantizeCounts &counts)
 {
 #pragma HLS INLINE off
+    SYSTOLORA_MEMORY BusWord ping[kResultWords];
+    SYSTOLORA_MEMORY BusWord pong[kResultWords];
+#pragma HLS AGGREGATE variable=ping compact=bit
+#pragma HLS AGGREGATE variable=pong compact=bit
+#pragma HLS BIND_STORAGE variable=ping type=ram_s2p impl=bram
+#pragma HLS BIND_STORAGE variable=pong type=ram_s2p impl=bram
     const Cut cut = cut_of(op);
     Found found = nothing_found();
     counts.vector = op.multiply ? load_factors(op, window_address, memory_output, factors) : 0;
@@ -218,13 +219,15 @@ inline ErrorCode quantize(const QuantizeInstruction &op, uint64_t window_address
     counts.quantized = 0;
 passes:
     for (int p = 0; p < 2; ++p) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=2
         const Pass pass = {p == 0, p == 1 || cut.one_pass};
-        run_pass(op, cut, pass, window_address, memory_input, memory_output, kept, groups, factors, found, counts);
+        run_pass(op, cut, pass, window_address, memory_input, memory_output, kept, groups, factors, ping, pong, found,
+                 counts);
         if (!found.finite && op.axis != Axis::row) {
             break;
         }
         if (pass.measures) {
-            counts.quantized += store_scales(op, window_address, memory_output, groups);
+            counts.quantized += store_scales(op, window_address, memory_output, groups, ping);
         }
         if (cut.one_pass) {
             break;

@@ -9,10 +9,10 @@
 #include "float32.hpp"
 #include "instruction.hpp"
 #include "memories.hpp"
-#include "store.hpp"
+#include "runs.hpp"
 #include "types.hpp"
 
-constexpr int kScalesInLine = kLineWords * kBusFloats;
+constexpr int kScalesInLine = kResultWords * kBusFloats;
 
 // Reads the column factors into a half of the output memory; returns the number of bus words.
 inline uint32_t load_factors(const QuantizeInstruction &op, uint64_t window_address, Port memory,
@@ -66,7 +66,7 @@ inline uint32_t scale_of(uint32_t largest)
 
 // Turns the largest magnitudes of groups into what their values are multiplied with, and gives their scales.
 inline void invert_groups(uint32_t first, uint32_t count, OutputSegment groups[kOutputDepth][kOutputSegments],
-                          BusWord scales[kLineWords])
+                          BusWord scales[kResultWords])
 {
 #pragma HLS INLINE off
     OutputCursor place = cursor_of(first);
@@ -103,21 +103,22 @@ segments:
 
 // Writes the scales; returns the number of bus words. Afterwards `groups` holds what values are multiplied with.
 inline uint32_t store_scales(const QuantizeInstruction &op, uint64_t window_address, Port memory,
-                             OutputSegment groups[kOutputDepth][kOutputSegments])
+                             OutputSegment groups[kOutputDepth][kOutputSegments], BusWord line[kResultWords])
 {
 #pragma HLS INLINE off
-    SYSTOLORA_MEMORY BusWord line[kLineWords];
-#pragma HLS AGGREGATE variable=line compact=bit
     const uint64_t first = (op.scale_a_address - window_address) / kBusBytes;
     const uint32_t count = scale_count(op);
+    const uint32_t words = divide_up(count, kBusFloats);
+    Writer writer = {runs_of(first, words, 1, words), 0};
 lines:
     for (uint32_t group = 0; group < count; group += kScalesInLine) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth
         const uint32_t in_line = least(count - group, kScalesInLine);
         invert_groups(group, in_line, groups, line);
-        write_line(memory, first + group / kBusFloats, divide_up(in_line, kBusFloats), line);
+        write_words(memory, writer, divide_up(in_line, kBusFloats), line);
     }
-    return divide_up(count, kBusFloats);
+    finish_writing(memory, writer);
+    return words;
 }
 
 // What all values of a group are multiplied with.

@@ -1,6 +1,6 @@
-"""How many clocks each unit of the accelerator needs for its part of a step: array, load units, store unit, QUANTIZE.
+"""How many clocks each unit of the accelerator needs for its part of a step: array, load units, store unit.
 
-The loops whose trip counts these formulas are stand in `hls/templates/`: compute.hpp, load_unit.hpp, store.hpp, quantize.hpp. All
+The loops whose trip counts these formulas are stand in `hls/templates/`: compute.hpp, load_unit.hpp, store.hpp. All
 functions take and give int64 columns, one element a tile, and none of them knows about the steps around it.
 
 *Array, overlapped* (what is built; docs/architecture.md derives it, `pe_model` proves it):
@@ -20,9 +20,10 @@ successor fills in at most `segment * LINE_WORDS`, which is not more; so only th
 narrow, can be outlasted by the filling of the next.
 
 *Store*: scales and bias come one float a clock. Then row by row: the old row is read if C accumulates, then `lanes` columns a clock
-are finished while the row before is written (`lanes = gcd(bus / 4, cols)`; so writing is never the longer of the two).
+are finished while the row before is written (`lanes` are those of the epilogue, but no more than a bus word of C holds; so writing is
+never the longer of the two).
 
-*QUANTIZE*: two passes over the matrix, `lanes` columns a clock, one row read while the one before is worked on.
+*QUANTIZE*: see `quantize_times`.
 
 Each transfer waits one latency, and is bound by the requests in flight (`dram.DramModel.request_clocks`).
 """
@@ -31,7 +32,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,11 +144,6 @@ def load_weight(config: ArrayConfig, dram: DramModel, c: GemmColumns, tile_n: In
     return _load(dram, clocks, lines, words, dram.requests(lines, words))
 
 
-def epilogue_lanes(config: ArrayConfig) -> int:
-    """Columns that the epilogue and QUANTIZE take in a clock."""
-    return gcd(config.bus_bytes // FLOAT_BYTES, config.cols)
-
-
 def vector_words(config: ArrayConfig, c: GemmColumns, tile_m: Ints, tile_n: Ints) -> Ints:
     """Bus words of scales and bias of a C tile."""
 
@@ -168,7 +163,8 @@ def store(config: ArrayConfig, dram: DramModel, c: GemmColumns, tile_m: Ints, ti
     """Epilogue and storing of a C tile."""
     vectors = vector_words(config, c, tile_m, tile_n)
     row_words = ceil_div(tile_n * c.result_bytes, config.bus_bytes)
-    row = ceil_div(tile_n, np.int64(epilogue_lanes(config))) + c.accumulate * row_words
+    lanes = np.minimum(config.epilogue_width, config.bus_bytes // c.result_bytes)
+    row = ceil_div(tile_n, lanes) + c.accumulate * row_words
     requests = (1 + c.accumulate) * dram.requests(tile_m, row_words)
     moving = np.maximum(
         tile_m * row + row_words, dram.request_clocks(requests, (1 + c.accumulate) * tile_m * row_words)
