@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import gcd, inf
 
-from .lanes import default_lanes, possible_lanes
+from .lanes import PIECE_WORDS, default_lanes, possible_lanes
 
 HARDWARE_REVISION = 1
 """Raised whenever the generated hardware changes its behaviour; part of the fingerprint."""
@@ -123,6 +123,14 @@ class ArrayConfig:
         A word of it keeps `rows // bus_bytes` whole bus words; none if there are fewer rows than bytes in a bus word.
         """
         return self.input_depth * (self.rows // self.bus_bytes)
+
+    @property
+    def piece_words(self) -> int:
+        """Bus words that QUANTIZE takes in one round, a multiple of 4, so that they give whole words of integers.
+
+        A row that is kept in the input memory must hold one piece at least, so a small memory makes pieces small.
+        """
+        return min(PIECE_WORDS, (self.row_words or PIECE_WORDS) // 4 * 4)
 
     @cached_property
     def fingerprint(self) -> int:

@@ -15,6 +15,7 @@ from .boards import board_of
 from .config import MAX_K, MIN_TILE_CLOCKS, ArrayConfig
 from .fields import FIELDS, Field, Opcode
 from .isa import INSTRUCTION_WORDS, MAX_DIMENSION, ErrorCode, reserved_masks
+from .lanes import PIECE_ROWS
 from .registers import ARGUMENTS, STATUS_MAGIC, Argument, Counters
 from .regmap import TOP, predict_map
 from .rendering import template_environment
@@ -38,13 +39,6 @@ STANDIN_FILE = "tb/standin/hls_burst_maxi.h"
 
 LINE_WORDS = 32
 """Bus words in a line buffer of a transposing load: long enough for a burst, short enough for LUT RAM."""
-
-PIECE_WORDS = 1024
-"""Most bus words that QUANTIZE takes in one round: so long that filling the pipelines is a twentieth of it; its integers take
-one block RAM for each 72 bits of a bus word."""
-
-PIECE_ROWS = 128
-"""Most rows that QUANTIZE takes in one round: their factors lie in LUT RAM."""
 
 _GROUP_COLUMNS = 256
 """Least columns of C that the epilogue writes in one burst: 1 KB of float32."""
@@ -131,14 +125,6 @@ def write_project(config: ArrayConfig, folder: Path) -> list[Path]:
     return written
 
 
-def piece_words(config: ArrayConfig) -> int:
-    """Bus words that QUANTIZE takes in one round, a multiple of 4, so that they give whole words of integers.
-
-    A row that is kept in the input memory must hold one piece at least, so a small memory makes pieces small.
-    """
-    return min(PIECE_WORDS, (config.row_words or PIECE_WORDS) // 4 * 4)
-
-
 def describe(config: ArrayConfig) -> str:
     """A configuration in a few words, as the generated files name it."""
     board = f"{config.board}, " if config.board else ""
@@ -161,7 +147,7 @@ def _values(config: ArrayConfig) -> dict[str, object]:
     board = board_of(config)
     return {
         "config": config,
-        "piece_words": piece_words(config),
+        "piece_words": config.piece_words,
         "piece_rows": PIECE_ROWS,
         "line_words": LINE_WORDS,
         "requests_in_flight": REQUESTS_IN_FLIGHT,

@@ -1,6 +1,13 @@
-"""How many columns QUANTIZE and the epilogue take in a clock: what can be built, and what is by rule."""
+"""How much QUANTIZE and the epilogue take at once: what can be built, and what is by rule."""
 
 from __future__ import annotations
+
+PIECE_WORDS = 1024
+"""Most bus words that QUANTIZE takes in one round: so long that filling the pipelines is a twentieth of it; its integers take
+one block RAM for each 72 bits of a bus word."""
+
+PIECE_ROWS = 128
+"""Most rows that QUANTIZE takes in one round: their factors lie in LUT RAM."""
 
 _LARGEST = 32
 

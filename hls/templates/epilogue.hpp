@@ -52,14 +52,14 @@ inline void set_element(BusWord &word, bool half, int index, uint32_t value)
     }
 }
 
-// Scales and bias of a group of columns, kEpilogueLanes of them in a line; a scale that all columns share is scale[0][0].
+// Scales and bias of a group of columns, kEpilogueLanes of them in a line; one that all columns share is scale[0][0].
 struct ColumnFactors {
     float scale[kGroupColumns / kEpilogueLanes][kEpilogueLanes];
     float bias[kGroupColumns / kEpilogueLanes][kEpilogueLanes];
 };
 
-// Finishes one row of a group of columns, kEpilogueLanes of them a clock, but no more than a bus word holds; bytes behind
-// the last column are zero. `place` is the first sum; its words continue `words` further on.
+// Finishes one row of a group of columns, kEpilogueLanes of them a clock, but no more than a bus word holds; bytes
+// behind the last column are zero. `place` is the first sum; its words continue `words` further on.
 inline void finish_line(const GemmInstruction &op, uint32_t columns, OutputCursor place, uint32_t words, float scale_a,
                         const ColumnFactors &factors, const OutputSegment output[kOutputDepth][kOutputSegments],
                         const BusWord old_line[kGroupWords], BusWord line[kGroupWords])

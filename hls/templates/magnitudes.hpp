@@ -1,4 +1,4 @@
-// The lanes of QUANTIZE: the steps in which they go through a piece, their values, and the largest magnitudes of groups.
+// The lanes of QUANTIZE: the steps in which they go through a piece, their values, the largest magnitudes of groups.
 
 #ifndef SYSTOLORA_MAGNITUDES_HPP
 #define SYSTOLORA_MAGNITUDES_HPP
@@ -19,7 +19,7 @@ struct Pass {
     bool converts;
 };
 
-// What one round has in common: the piece `taking` is read and measured, and `giving`, of the same columns, is made integers.
+// One round: the piece `taking` is read and measured, and `giving`, which has the same columns, is made integers.
 struct PieceRound {
     Piece taking;
     Piece giving;
@@ -135,7 +135,8 @@ struct Values {
 };
 
 // Values of a bus word from an element on, multiplied with their column factors.
-inline Values values_at(const QuantizeInstruction &op, const BusWord &word, uint32_t element, const QuantizeLanes &factor)
+inline Values values_at(const QuantizeInstruction &op, const BusWord &word, uint32_t element,
+                        const QuantizeLanes &factor)
 {
 #pragma HLS INLINE
     const bool half = op.source == Source::bfloat16;

@@ -1,7 +1,7 @@
 // How QUANTIZE goes through its matrix: in pieces, each some whole rows or a part of one row.
 //
-// A row that fits the input memory, which no GEMM needs meanwhile, is kept there while its largest magnitude is found, so
-// that it is read from device memory once. A piece is then quantized `across` rounds after it was read.
+// A row that fits the input memory, which no GEMM needs meanwhile, is kept there while its largest magnitude is found,
+// so that it is read from device memory once. A piece is then quantized `across` rounds after it was read.
 
 #ifndef SYSTOLORA_PIECES_HPP
 #define SYSTOLORA_PIECES_HPP

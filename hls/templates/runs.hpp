@@ -102,8 +102,8 @@ struct Writer {
     uint32_t unanswered;
 };
 
-// Writes the next words. Half of the requests that a port holds are made at once; their answers are taken when the words
-// of the next ones have passed, so that nobody waits for them.
+// Writes the next words. Half of the requests that a port holds are made at once; their answers are taken when the
+// words of the next ones have passed, so that nobody waits for them.
 inline void write_words(Port memory, Writer &writer, uint32_t count, const BusWord words[kResultWords])
 {
 #pragma HLS INLINE off

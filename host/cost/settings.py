@@ -41,6 +41,12 @@ class SimulateSettings:
     bus_bytes: int = setting(
         0, "width of each memory port in bytes; 0 means the board's, or 16", group=_ARRAY, least=0, most=64
     )
+    quantize_lanes: int = setting(
+        0, "columns a clock of QUANTIZE; 0 means the board's, or the rule", group=_ARRAY, least=0, most=32
+    )
+    epilogue_lanes: int = setting(
+        0, "columns a clock of the epilogue; 0 means the board's, or the rule", group=_ARRAY, least=0, most=32
+    )
     clock_mhz: float = setting(0.0, "clock; 0 means the board's, or 200", group=_ARRAY, least=0, most=1000)
     dram_gbps: float = setting(
         0.0, "bandwidth of device memory in GB/s; 0 means the board's, or 19.2", group=_ARRAY, least=0, most=1_000_000
@@ -78,10 +84,10 @@ class SimulateSettings:
             ConfigError: for an unknown board or values that are not allowed.
         """
         base = board_config(self.board) if self.board else ArrayConfig()
-        names = ("rows", "cols", "bus_bytes", "clock_mhz", "dram_gbps")
+        names = ("rows", "cols", "bus_bytes", "quantize_lanes", "epilogue_lanes", "clock_mhz", "dram_gbps")
         changes = {name: getattr(self, name) for name in names if getattr(self, name)}
         changed = {name: value for name, value in changes.items() if value != getattr(base, name)}
-        if changed.keys() & {"rows", "cols", "bus_bytes"}:
+        if changed.keys() & {"rows", "cols", "bus_bytes", "quantize_lanes", "epilogue_lanes"}:
             # No longer what the board's preset says.
             changed |= {"board": "", "part": ""}
         return fitted_config(base, changed)

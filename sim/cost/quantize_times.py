@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from systolora.hls.check import SOURCE_BYTES, scale_count
 from systolora.hls.config import FLOAT_BYTES, MIN_TILE_CLOCKS, ArrayConfig
-from systolora.hls.generate import PIECE_ROWS, piece_words
 from systolora.hls.isa import INSTRUCTION_BYTES, Axis, Quantize
+from systolora.hls.lanes import PIECE_ROWS
 from systolora.sim.functional.counts import ceil_div, count_instruction, rows_kept
 
 from .energy import Work
@@ -58,7 +58,7 @@ class PieceShape:
 
 def piece_shape(config: ArrayConfig, op: Quantize) -> PieceShape:
     """The pieces of a QUANTIZE, as pieces.hpp cuts them."""
-    bus, size, words = config.bus_bytes, SOURCE_BYTES[op.source], piece_words(config)
+    bus, size, words = config.bus_bytes, SOURCE_BYTES[op.source], config.piece_words
     most = words * bus // size
     if op.n > most:
         return PieceShape(1, most, ceil_div(op.n, most))

@@ -10,7 +10,6 @@ import pytest
 from numpy.typing import NDArray
 from systolora.hls.check import SOURCE_BYTES, STATUS_BYTES, Region, round_up, scale_count
 from systolora.hls.config import ArrayConfig
-from systolora.hls.generate import piece_words
 from systolora.hls.isa import Axis, End, ErrorCode, Quantize, Source, encode_program
 from systolora.hls.registers import Status
 from systolora.sim.csim.build import build_library
@@ -64,7 +63,7 @@ class Drawn:
 
 def draw_shape(config: ArrayConfig, rng: np.random.Generator, source: Source) -> tuple[int, int]:
     """Rows and columns: few and many columns, up to some pieces, and about one piece."""
-    piece = piece_words(config) * config.bus_bytes // SOURCE_BYTES[source]
+    piece = config.piece_words * config.bus_bytes // SOURCE_BYTES[source]
     n = int(rng.choice([rng.integers(1, 4), rng.integers(1, 80), rng.integers(1, 5 * piece + 1), piece, piece + 1]))
     n = min(n, config.quantize_limit, 20_000)
     return int(min(rng.integers(1, 200), max(1, 10_000 // n), config.quantize_limit)), n
