@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import gcd, inf
 
+from .lanes import PIECE_WORDS, default_lanes, possible_lanes
+
 HARDWARE_REVISION = 1
 """Raised whenever the generated hardware changes its behaviour; part of the fingerprint."""
 
@@ -51,6 +53,8 @@ class ArrayConfig:
         board: preset name, or "".
         dram_gbps: bandwidth that device memory sustains in 10**9 bytes a second, for the performance model.
         max_instructions: longest program the controller accepts.
+        quantize_lanes, epilogue_lanes: columns that QUANTIZE and the epilogue take in a clock at most; 0 takes the rule of
+            `lanes.default_lanes`. `quantize_width` and `epilogue_width` are what is built.
     """
 
     rows: int = 64
@@ -66,6 +70,8 @@ class ArrayConfig:
     board: str = ""
     dram_gbps: float = 19.2
     max_instructions: int = 65536
+    quantize_lanes: int = 0
+    epilogue_lanes: int = 0
 
     def __post_init__(self) -> None:
         # A manifest holds a list, and the order means nothing.
@@ -141,12 +147,44 @@ class ArrayConfig:
         """Rows of C that are in the array at once, output-stationary."""
         return self.rows // self.band_rows * self.band_rows
 
+    @property
+    def quantize_width(self) -> int:
+        """Columns that QUANTIZE takes in a clock, at most those of one bus word."""
+        return self.quantize_lanes or default_lanes(self.rows, self.cols, self.bus_bytes)
+
+    @property
+    def epilogue_width(self) -> int:
+        """Columns that the epilogue finishes in a clock, at most those of one bus word."""
+        return self.epilogue_lanes or default_lanes(self.rows, self.cols, self.bus_bytes)
+
+    @property
+    def output_segment(self) -> int:
+        """Lanes of an output memory word in one memory of its own: no more than QUANTIZE or the epilogue ever take at once."""
+        return min(self.quantize_width, self.epilogue_width, self.bus_bytes // FLOAT_BYTES)
+
+    @property
+    def row_words(self) -> int:
+        """Bus words of a row that QUANTIZE can keep in the input memory, one half of it, while it is not in use by a GEMM.
+
+        A word of it keeps `rows // bus_bytes` whole bus words; none if there are fewer rows than bytes in a bus word.
+        """
+        return self.input_depth * (self.rows // self.bus_bytes)
+
+    @property
+    def piece_words(self) -> int:
+        """Bus words that QUANTIZE takes in one round, a multiple of 4, so that they give whole words of integers.
+
+        A row that is kept in the input memory must hold one piece at least, so a small memory makes pieces small.
+        """
+        return min(PIECE_WORDS, (self.row_words or PIECE_WORDS) // 4 * 4)
+
     @cached_property
     def fingerprint(self) -> int:
         """32-bit hash of all that changes what the hardware does; readable from the hardware."""
         relevant = asdict(self)
         for key in ("board", "dram_gbps", "part", "clock_mhz"):
             del relevant[key]
+        relevant |= {"quantize_lanes": self.quantize_width, "epilogue_lanes": self.epilogue_width}
         text = json.dumps({"revision": HARDWARE_REVISION, **relevant}, sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
@@ -186,6 +224,15 @@ def _check(config: ArrayConfig) -> None:
     ]
     if faults:
         raise ConfigError("; ".join(faults))
+    possible = (0, *possible_lanes(config.cols, config.bus_bytes))
+    for name in ("quantize_lanes", "epilogue_lanes"):
+        value = getattr(config, name)
+        if value not in possible:
+            raise ConfigError(
+                f"{name} = {value}: allowed with {config.cols} columns and a bus of {config.bus_bytes} bytes are "
+                f"{', '.join(map(str, possible))} (powers of two that divide the columns; a bus word holds at most "
+                f"{config.bus_bytes // 2} values); 0 takes the rule, {default_lanes(config.rows, config.cols, config.bus_bytes)}"
+            )
     if not 1 <= config.clock_mhz <= 1000:
         raise ConfigError(f"clock_mhz = {config.clock_mhz}: allowed are 1 to 1000")
     if not 0 < config.dram_gbps < inf:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from enum import IntEnum
-from math import gcd, lcm
+from math import lcm
 from pathlib import Path
 
 from .boards import board_of
@@ -17,6 +17,7 @@ from .design import BURST_WORDS, REQUESTS_IN_FLIGHT, WRITTEN_PORTS
 from .fields import FIELDS, Field, Opcode
 from .intervals import pipelined_intervals
 from .isa import INSTRUCTION_WORDS, MAX_DIMENSION, ErrorCode, reserved_masks
+from .lanes import PIECE_ROWS
 from .registers import ARGUMENTS, STATUS_MAGIC, Argument, Counters
 from .regmap import TOP, predict_map
 from .rendering import template_environment
@@ -36,9 +37,6 @@ TURN_WORDS = 32
 """Bus words of a row that a transposing load turns at once: as many line buffers as a segment has lanes hold them, twice, in LUT
 RAM. Requests overlap, so longer lines would move nothing sooner; they would take four times the LUTs at 128 words."""
 
-LINE_WORDS = 128
-"""Bus words in a line buffer of QUANTIZE."""
-
 _GROUP_COLUMNS = 256
 """Least columns of C whose scales and bias the store unit holds: 1 KB each."""
 
@@ -57,6 +55,7 @@ _SOURCES: dict[str, tuple[str, dict[str, str]]] = {
     "src/decoder.hpp": ("decoder.hpp", {}),
     "src/memories.hpp": ("memories.hpp", {}),
     "src/requests.hpp": ("requests.hpp", {}),
+    "src/runs.hpp": ("runs.hpp", {}),
     "src/patches.hpp": ("patches.hpp", {}),
     "src/stored_input.hpp": ("stored_unit.hpp", {"unit": "input"}),
     "src/stored_weight.hpp": ("stored_unit.hpp", {"unit": "weight"}),
@@ -69,6 +68,8 @@ _SOURCES: dict[str, tuple[str, dict[str, str]]] = {
     "src/epilogue.hpp": ("epilogue.hpp", {}),
     "src/store.hpp": ("store.hpp", {}),
     "src/gemm.hpp": ("gemm.hpp", {}),
+    "src/pieces.hpp": ("pieces.hpp", {}),
+    "src/scales.hpp": ("scales.hpp", {}),
     "src/magnitudes.hpp": ("magnitudes.hpp", {}),
     "src/quantize.hpp": ("quantize.hpp", {}),
     "src/controller.hpp": ("controller.hpp", {}),
@@ -152,14 +153,13 @@ def _render(config: ArrayConfig, wanted: dict[str, tuple[str, dict[str, str]]]) 
 
 
 def _values(config: ArrayConfig) -> dict[str, object]:
-    output_lanes = gcd(config.bus_bytes // 4, config.cols)
     board = board_of(config)
     storage = estimate(config, board.budget if board else None).storage
     return {
         "config": config,
-        "output_lanes": output_lanes,
         "turn_words": TURN_WORDS,
-        "line_words": LINE_WORDS,
+        "piece_words": config.piece_words,
+        "piece_rows": PIECE_ROWS,
         "requests_in_flight": REQUESTS_IN_FLIGHT,
         "burst_words": BURST_WORDS,
         "group_columns": group_columns(config),

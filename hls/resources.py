@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
-from math import gcd
 
 from .config import ACCUMULATOR_BYTES, ArrayConfig
 from .design import BURST_WORDS, MEMORY_PORTS, REQUESTS_IN_FLIGHT, WRITTEN_PORTS
@@ -68,9 +67,14 @@ UNITS: dict[str, Resources] = {
     # int32 to float32 200 LUT; three float products 120 LUT, 3 DSP each; two float sums 250 LUT, 2 DSP each; rounding to
     # bfloat16, canonical values and the integer path 350 LUT.
     "epilogue lane": Resources(lut=1_400, ff=1_700, dsp=13),
-    "quantize: addresses, two dividers": Resources(lut=4_000, ff=4_500, dsp=6),
-    # Two float products; one float sum; two 32-bit integer products for the random bits; rounding, maximum.
-    "quantize lane": Resources(lut=1_100, ff=1_500, dsp=14),
+    "quantize: addresses, three dividers": Resources(lut=4_800, ff=5_500, dsp=8),
+    # Three float products (factor and inverse; the factor again where a kept row is measured); one float sum; two 32-bit integer
+    # products for the random bits; rounding, maximum.
+    "quantize lane": Resources(lut=1_250, ff=1_700, dsp=17),
+    # An input memory that keeps rows: choice of what is written, of the bus word that is read.
+    "kept rows, input lane": Resources(lut=12, ff=16),
+    # Groups, factors and sums: choice of the lanes among the columns of a word.
+    "lane choice, output column": Resources(lut=33, ff=32),
     "store unit": Resources(lut=1_500, ff=1_800, dsp=4),
     # Read-add-write of the output memory (32) and the choice of the half (32); its pipeline registers.
     "output column": Resources(lut=64, ff=130),
@@ -118,7 +122,7 @@ class Estimate:
 
 def memories(config: ArrayConfig) -> tuple[Memory, Memory, Memory]:
     """Input, weight and output memory, split by segment: what the load unit writes, or the epilogue takes, in a clock."""
-    lanes = gcd(max(1, config.bus_bytes // ACCUMULATOR_BYTES), config.cols)
+    lanes = config.output_segment
     return (
         Memory("input", config.rows // config.input_segment, 8 * config.input_segment, config.input_depth),
         Memory("weight", config.cols // config.weight_segment, 8 * config.weight_segment, config.weight_depth),
@@ -153,17 +157,24 @@ def estimate(config: ArrayConfig, budget: Resources | None = None) -> Estimate:
         budget: what the part holds; the memories go to the kinds of block RAM that leave the most of both. Without it
             they go to URAM.
     """
-    lanes = max(1, config.bus_bytes // 4)
+    results = Memory("integers of QUANTIZE", 1, 8 * config.bus_bytes, config.piece_words // 2)
+    kept = config.rows if config.row_words else 0
     parts = {
         "array": array_resources(config),
-        "edges": UNITS["edge lane"].times(config.rows + config.cols) + UNITS["output column"].times(config.cols),
+        "edges": UNITS["edge lane"].times(config.rows + config.cols)
+        + (UNITS["output column"] + UNITS["lane choice, output column"]).times(config.cols),
         "controller": UNITS["controller: fetch, decode, check, tile loops"],
         "load": (
             UNITS["load unit: addresses"]
             + UNITS["load unit, byte of width squared: corner turning"].times(config.bus_bytes**2)
         ).times(2),
-        "epilogue": UNITS["epilogue: addresses"] + UNITS["epilogue lane"].times(lanes) + UNITS["store unit"],
-        "quantize": UNITS["quantize: addresses, two dividers"] + UNITS["quantize lane"].times(lanes),
+        "epilogue": UNITS["epilogue: addresses"]
+        + UNITS["epilogue lane"].times(config.epilogue_width)
+        + UNITS["store unit"],
+        "quantize": UNITS["quantize: addresses, three dividers"]
+        + UNITS["quantize lane"].times(config.quantize_width)
+        + UNITS["kept rows, input lane"].times(kept)
+        + results.cost("bram"),
         "ports": _ports(config),
         "control": UNITS["control: s_axilite, interconnect, interrupt, identity"],
     }

@@ -43,16 +43,28 @@ constexpr int kInputPieces = kBusBytes / kInputLanes;  // segments in a bus word
 constexpr int kWeightLanes = {{ config.weight_segment }};  // gcd(kBusBytes, kCols)
 constexpr int kWeightSegments = kCols / kWeightLanes;
 constexpr int kWeightPieces = kBusBytes / kWeightLanes;
-constexpr int kOutputLanes = {{ output_lanes }};  // gcd(kBusFloats, kCols): columns a clock of epilogue and QUANTIZE
+constexpr int kOutputLanes = {{ config.output_segment }};  // the least that QUANTIZE or the epilogue takes at once
 constexpr int kOutputSegments = kCols / kOutputLanes;
+
+// Columns that QUANTIZE and the epilogue take in a clock: of bfloat16, and of what is 32 bits wide.
+constexpr int kQuantizeLanes = {{ config.quantize_width }};
+constexpr int kQuantizeFloats = kQuantizeLanes < kBusFloats ? kQuantizeLanes : kBusFloats;
+constexpr int kEpilogueLanes = {{ config.epilogue_width }};
+constexpr int kEpilogueFloats = kEpilogueLanes < kBusFloats ? kEpilogueLanes : kBusFloats;
 
 // A port holds this many requests, each of at most this many words: as its INTERFACE pragma says.
 constexpr int kRequestsInFlight = {{ requests_in_flight }};
 constexpr int kBurstWords = {{ burst_words }};
 
+// QUANTIZE goes through a matrix in pieces, and keeps rows of up to kRowWords bus words in the input memory.
+constexpr int kPieceWords = {{ piece_words }};  // bus words that are read in one round
+constexpr int kPieceRows = {{ piece_rows }};
+constexpr int kResultWords = kPieceWords / 2;  // bus words of integers that come of them
+constexpr int kRowSlots = kRows / kBusBytes;   // bus words in an input memory word; none: each row is read twice
+constexpr int kRowWords = kInputDepth * kRowSlots;
+
 // Line buffers.
 constexpr int kTurnWords = {{ turn_words }};  // bus words of a row that a transposing load turns at once
-constexpr int kLineWords = {{ line_words }};  // bus words that QUANTIZE reads in one burst
 constexpr int kGroupColumns = {{ group_columns }};  // columns of C that the store unit takes at once
 constexpr int kGroupWords = kGroupColumns / kBusFloats;
 constexpr int kGroupBlocks = kGroupColumns / kCols;
@@ -86,6 +98,13 @@ static_assert(divides(kBusBytes, kInstructionBytes) && divides(kBusBytes, kStatu
 static_assert(divides(kInputLanes, kRows) && divides(kInputLanes, kBusBytes), "segments fill input words");
 static_assert(divides(kWeightLanes, kCols) && divides(kWeightLanes, kBusBytes), "segments fill weight words");
 static_assert(divides(kOutputLanes, kCols) && divides(kOutputLanes, kBusFloats), "segments fill output words");
+static_assert(divides(kQuantizeLanes, kCols) && divides(kQuantizeLanes, 2 * kBusFloats) &&
+                  divides(kEpilogueLanes, kCols) && divides(kEpilogueLanes, 2 * kBusFloats),
+              "lanes are a part of an output word, and of a bus word of bfloat16");
+static_assert(divides(kOutputLanes, kQuantizeFloats) && divides(kOutputLanes, kEpilogueFloats),
+              "what is taken in a clock is whole segments");
+static_assert(kPieceWords >= 4 && divides(4, kPieceWords) && (kRowWords == 0 || kPieceWords <= kRowWords),
+              "a piece gives whole words of integers, and a row that is kept holds one");
 static_assert(divides(kCols, kGroupColumns) && divides(kBusBytes, kGroupColumns),
               "a group of columns begins at a word of the output memory and at a bus word, whatever the type of C");
 static_assert(kInputDepth >= 16 && kWeightDepth >= 16 && kOutputDepth >= 16, "a half holds at least 16 words");

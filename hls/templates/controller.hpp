@@ -125,7 +125,8 @@ inline ErrorCode execute(const InstructionWords &code, const Surroundings &aroun
         error = valid_quantize(code) ? check_quantize(op, around) : ErrorCode::bad_field;
         if (error == ErrorCode::ok) {
             QuantizeCounts counts;
-            error = quantize(op, around.window.address, memory_input, memory_output, output_ping, output_pong, counts);
+            error = quantize(op, around.window.address, memory_input, memory_output, input_ping, output_ping,
+                             output_pong, counts);
             counters.vector_words += counts.vector;
             counters.source_words += counts.source;
             counters.quantized_words += counts.quantized;

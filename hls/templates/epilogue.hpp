@@ -52,31 +52,32 @@ inline void set_element(BusWord &word, bool half, int index, uint32_t value)
     }
 }
 
-// Scales and bias of a group of columns; a scale that all columns share is scale[0].
+// Scales and bias of a group of columns, kEpilogueLanes of them in a line; one that all columns share is scale[0][0].
 struct ColumnFactors {
-    float scale[kGroupColumns];
-    float bias[kGroupColumns];
+    float scale[kGroupColumns / kEpilogueLanes][kEpilogueLanes];
+    float bias[kGroupColumns / kEpilogueLanes][kEpilogueLanes];
 };
 
-// Finishes the columns from `column` on that a clock takes: elements of `word` from `index` on, behind the last column
-// nothing.
-inline void finish_columns(const GemmInstruction &op, uint32_t columns, uint32_t column, int index,
-                           const OutputSegment &sums, const BusWord &old, float scale_a, const ColumnFactors &factors,
+// Finishes the columns from `column` on that a clock takes, `lanes` of them: elements of `word` from `index` on, behind
+// the last column nothing.
+inline void finish_columns(const GemmInstruction &op, uint32_t columns, uint32_t column, uint32_t lanes, int index,
+                           const EpilogueLanes &sums, const BusWord &old, float scale_a, const ColumnFactors &factors,
                            BusWord &word)
 {
 #pragma HLS INLINE
     const bool half = op.result == Result::bfloat16;
     const bool own_scales = op.scale_b == ScaleMode::vector;
-    const float shared_scale = factors.scale[0];
+    const float shared_scale = factors.scale[0][0];
 lanes:
-    for (int i = 0; i < kOutputLanes; ++i) {
+    for (uint32_t i = 0; i < kEpilogueLanes; ++i) {
 #pragma HLS UNROLL
+        const uint32_t lane = (column + i) % kEpilogueLanes;
         Factors element;
         element.scale_a = scale_a;
-        element.scale_b = own_scales ? factors.scale[column + i] : shared_scale;
-        element.bias = op.bias ? factors.bias[column + i] : kNothing;
+        element.scale_b = own_scales ? factors.scale[column / kEpilogueLanes][lane] : shared_scale;
+        element.bias = op.bias ? factors.bias[column / kEpilogueLanes][lane] : kNothing;
         const uint32_t bits = finish_element(op, sums.lane[i], element, get_element(old, half, index + i));
-        if (column + i < columns) {
+        if (i < lanes && column + i < columns) {
             set_element(word, half, index + i, bits);
         }
     }

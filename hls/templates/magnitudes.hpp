@@ -1,107 +1,150 @@
-// The first pass of QUANTIZE: the largest magnitude of each group.
-//
-// One half of the output memory holds what stands for a group (tensor, row or column): first its largest magnitude,
-// then the factor that its values are multiplied with. The other half holds the column factors. Both as bits of
-// float32.
+// The lanes of QUANTIZE: the steps in which they go through a piece, their values, the largest magnitudes of groups.
 
 #ifndef SYSTOLORA_MAGNITUDES_HPP
 #define SYSTOLORA_MAGNITUDES_HPP
 
 #include "config.hpp"
 #include "decoder.hpp"
+#include "epilogue.hpp"
 #include "float32.hpp"
 #include "instruction.hpp"
 #include "memories.hpp"
-#include "store.hpp"
+#include "pieces.hpp"
+#include "scales.hpp"
 #include "types.hpp"
 
-struct QuantizeCounts {
-    uint32_t vector;
-    uint64_t source;
-    uint64_t quantized;
+// What a pass is for: both if rows are kept.
+struct Pass {
+    bool measures;
+    bool converts;
 };
 
-// Part of a row, as many elements as fit a line.
-struct Part {
-    uint32_t row;
+// One round: the piece `taking` is read and measured, and `giving`, which has the same columns, is made integers.
+struct PieceRound {
+    Piece taking;
+    Piece giving;
+    uint32_t lanes;    // that are used: no more than one bus word fills
+    uint32_t in_word;  // values in a bus word
+    uint32_t rows;
     uint32_t column;
-    uint32_t count;  // zero: no part
+    uint32_t columns;
+    uint32_t steps;  // of each row
 };
 
-inline uint32_t part_columns(const QuantizeInstruction &op)
+inline PieceRound round_of(const QuantizeInstruction &op, const Pass &pass, const Piece &taking, const Piece &giving)
 {
 #pragma HLS INLINE
-    return kLineWords * kBusBytes / source_bytes(op.source);
+    const bool half = op.source == Source::bfloat16;
+    PieceRound round;
+    round.taking = taking;
+    round.giving = giving;
+    round.lanes = half ? kQuantizeLanes : kQuantizeFloats;
+    round.in_word = half ? 2 * kBusFloats : kBusFloats;
+    round.rows = most(taking.rows, giving.rows);
+    round.column = taking.rows != 0 ? taking.column : giving.column;
+    round.columns = taking.rows != 0 ? taking.columns : giving.columns;
+    const uint32_t needed =
+        half ? divide_up(round.columns, kQuantizeLanes) : divide_up(round.columns, kQuantizeFloats);
+    // A column's magnitude is looked at again when it has been written.
+    round.steps = most(needed, op.axis == Axis::column && pass.measures ? kMinTileClocks : 1);
+    return round;
 }
 
-inline Part first_part(const QuantizeInstruction &op)
+// A step: the lanes of one row from a column on. Columns behind the last are steps in which nothing happens.
+struct Step {
+    uint32_t row;      // in the piece
+    uint32_t number;   // in the row
+    uint32_t column;   // in the piece
+    uint32_t element;  // in the bus word
+    uint32_t index;    // of the element that is made an integer
+    OutputCursor place;
+};
+
+inline Step first_step(const QuantizeInstruction &op, const PieceRound &round)
 {
 #pragma HLS INLINE
-    Part part;
-    part.row = 0;
-    part.column = 0;
-    part.count = least(op.n, part_columns(op));
-    return part;
+    Step step;
+    step.row = 0;
+    step.number = 0;
+    step.column = 0;
+    step.element = 0;
+    step.index = op.index_base + round.giving.row * op.index_stride + round.column;
+    step.place = cursor_of(round.column);
+    return step;
 }
 
-inline Part no_part()
+inline bool row_ends(const PieceRound &round, const Step &step)
 {
 #pragma HLS INLINE
-    Part part;
-    part.row = 0;
-    part.column = 0;
-    part.count = 0;
-    return part;
+    return step.number + 1 == round.steps;
 }
 
-inline Part next_part(const QuantizeInstruction &op, const Part &part)
+// Whether no values of the row follow.
+inline bool values_end(const PieceRound &round, const Step &step)
 {
 #pragma HLS INLINE
-    const bool row_ends = op.n - part.column <= part_columns(op);
-    Part next;
-    next.row = row_ends ? part.row + 1 : part.row;
-    next.column = row_ends ? 0 : part.column + part_columns(op);
-    next.count = next.row < op.m ? least(op.n - next.column, part_columns(op)) : 0;
-    return next;
+    return step.column + round.lanes >= round.columns;
 }
 
-// Reads a part; returns the number of bus words.
-inline uint32_t read_part(const QuantizeInstruction &op, const Part &part, uint64_t window_address,
-                          Port memory, BusWord line[kLineWords])
+inline bool takes(const PieceRound &round, const Step &step)
 {
-#pragma HLS INLINE off
-    const uint64_t matrix = (op.a_address - window_address) / kBusBytes;
-    const uint64_t row = matrix + uint64_t(part.row) * (op.a_stride / kBusBytes);
-    const uint32_t words = divide_up(part.count * source_bytes(op.source), kBusBytes);
-    read_line(memory, row + part.column * source_bytes(op.source) / kBusBytes, words, line);
-    return words;
+#pragma HLS INLINE
+    return step.column < round.columns && step.row < round.taking.rows;
+}
+
+inline bool gives(const PieceRound &round, const Step &step)
+{
+#pragma HLS INLINE
+    return step.column < round.columns && step.row < round.giving.rows;
+}
+
+inline bool lane_exists(const PieceRound &round, const Step &step, int lane)
+{
+#pragma HLS INLINE
+    return uint32_t(lane) < round.lanes && step.column + lane < round.columns;
+}
+
+inline void next_step(const QuantizeInstruction &op, const PieceRound &round, const OutputCursor &first, Step &step)
+{
+#pragma HLS INLINE
+    const bool ends = row_ends(round, step);
+    const bool word_ends = step.element + round.lanes == round.in_word || values_end(round, step);
+    step.index += ends ? op.index_stride - step.column : round.lanes;
+    step.element = word_ends ? 0 : step.element + round.lanes;
+    advance(step.place, round.lanes, 1);
+    if (ends) {
+        step.place = first;
+    }
+    step.column = ends ? 0 : step.column + round.lanes;
+    step.number = ends ? 0 : step.number + 1;
+    step.row += ends ? 1 : 0;
 }
 
 // Where a column's own value stands. A matrix whose columns share their value may have more of them than the memory has
 // places, so it must not be looked for there.
-inline uint32_t own_word(bool owned, const OutputCursor &place)
+inline OutputCursor own_place(bool owned, const OutputCursor &place)
 {
 #pragma HLS INLINE
-    return owned ? place.word : 0;
+    OutputCursor own = place;
+    own.word = owned ? place.word : 0;
+    return own;
 }
 
-// kOutputLanes values of a line, multiplied with their column factors.
 struct Values {
-    float lane[kOutputLanes];
+    float lane[kQuantizeLanes];
 };
 
-inline Values values_at(const QuantizeInstruction &op, const BusWord line[kLineWords], uint32_t element,
-                        const OutputSegment &factor)
+// Values of a bus word from an element on, multiplied with their column factors.
+inline Values values_at(const QuantizeInstruction &op, const BusWord &word, uint32_t element,
+                        const QuantizeLanes &factor)
 {
 #pragma HLS INLINE
     const bool half = op.source == Source::bfloat16;
-    const uint32_t in_word = half ? 2 * kBusFloats : kBusFloats;
-    const BusWord word = line[element / in_word];
     Values values;
 lanes:
-    for (int i = 0; i < kOutputLanes; ++i) {
+    for (int i = 0; i < kQuantizeLanes; ++i) {
 #pragma HLS UNROLL
-        const uint32_t bits = get_element(word, half, int(element % in_word) + i);
+        const uint32_t bits = get_element(word, half, int(element) + i);
         const float x = half ? from_bfloat16(bits) : canonical(float_of(bits));
         const float scaled = multiply(x, float_of(uint32_t(int32_t(factor.lane[i]))));
         values.lane[i] = op.multiply ? scaled : x;
@@ -109,116 +152,68 @@ lanes:
     return values;
 }
 
-// What the first pass has found so far in the row or tensor that it is in.
+// What has been found so far in the tensor or the row that the pass is in, and the groups that are not yet in `groups`.
 struct Found {
     bool finite;
     uint32_t largest;  // bits of a magnitude: they compare as the magnitudes do
+    QuantizeLanes waiting;
+    uint32_t lane;  // of the next group that waits
+    OutputCursor place;
 };
 
-// The largest magnitudes of a part: into `found`, and by column into `groups` (the first row starts them).
-inline void reduce_part(const QuantizeInstruction &op, const Part &part, const BusWord line[kLineWords],
-                        OutputSegment groups[kOutputDepth][kOutputSegments],
-                        const OutputSegment factors[kOutputDepth][kOutputSegments], Found &found)
-{
-#pragma HLS INLINE off
-    OutputCursor place = cursor_at(part.column / kCols);
-    place.segment = part.column % kCols / kOutputLanes;
-    const bool by_column = op.axis == Axis::column;
-    uint32_t largest = found.largest;
-    bool finite = found.finite;
-segments:
-    for (uint32_t j = 0; j < part.count; j += kOutputLanes) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kLineWords*2
-#pragma HLS PIPELINE II=1
-// Proof: the columns of a part are distinct, so no segment is visited twice.
-#pragma HLS DEPENDENCE variable=groups type=inter dependent=false
-        const Values values = values_at(op, line, j, factors[own_word(op.multiply, place)][place.segment]);
-        OutputSegment column = groups[own_word(by_column, place)][place.segment];
-        uint32_t here = 0;  // one comparison a clock with what came before, whatever the number of lanes
-    lanes:
-        for (int i = 0; i < kOutputLanes; ++i) {
-#pragma HLS UNROLL
-            const bool inside_row = j + i < part.count;
-            const uint32_t magnitude = inside_row ? bits_of(values.lane[i]) & kMagnitude : 0;
-            const uint32_t before = part.row == 0 ? 0 : uint32_t(int32_t(column.lane[i]));
-            column.lane[i] = int32_t(most(before, magnitude));
-            here = most(here, magnitude);
-        }
-        largest = most(largest, here);
-        finite = finite && here < kInfinity;
-        if (by_column) {
-            groups[place.word][place.segment] = column;
-        }
-        advance(place, 1);
-    }
-    found.largest = largest;
-    found.finite = finite;
-}
-
-// A group's place in the output memory.
-struct GroupPlace {
-    OutputCursor segment;
-    uint32_t lane;
-};
-
-inline GroupPlace group_at(uint32_t group)
+inline Found nothing_found()
 {
 #pragma HLS INLINE
-    GroupPlace place;
-    place.segment.word = group / kCols;
-    place.segment.segment = group % kCols / kOutputLanes;
-    place.lane = group % kOutputLanes;
-    return place;
+    Found found;
+    found.finite = true;
+    found.largest = 0;
+    found.lane = 0;
+    found.place = cursor_at(0);
+lanes:
+    for (int i = 0; i < kQuantizeLanes; ++i) {
+#pragma HLS UNROLL
+        found.waiting.lane[i] = 0;
+    }
+    return found;
 }
 
-// Keeps what was found in a row, or in the tensor so far.
-inline void keep_group(uint32_t group, uint32_t largest, OutputSegment groups[kOutputDepth][kOutputSegments])
+// Takes the values of a step into account. `own` are the magnitudes of its columns so far; the first row starts them.
+inline void measure(const QuantizeInstruction &op, const PieceRound &round, const Step &step, const Values &values,
+                    const QuantizeLanes &own, OutputSegment groups[kOutputDepth][kOutputSegments],
+                    uint32_t inverse[kPieceRows], Found &found)
 {
-#pragma HLS INLINE off
-    const GroupPlace place = group_at(group);
-    OutputSegment segment = groups[place.segment.word][place.segment.segment];
-    segment.lane[place.lane] = int32_t(largest);
-    groups[place.segment.word][place.segment.segment] = segment;
-}
-
-// Reads the matrix once and keeps the largest magnitude of each group; returns whether all values are finite.
-// One part is read while the one before it is reduced.
-inline bool find_magnitudes(const QuantizeInstruction &op, uint64_t parts, uint64_t window_address,
-                            Port memory, OutputSegment groups[kOutputDepth][kOutputSegments],
-                            const OutputSegment factors[kOutputDepth][kOutputSegments], uint64_t &words)
-{
-#pragma HLS INLINE off
-    SYSTOLORA_MEMORY BusWord ping[kLineWords];
-    SYSTOLORA_MEMORY BusWord pong[kLineWords];
-#pragma HLS AGGREGATE variable=ping compact=bit
-#pragma HLS AGGREGATE variable=pong compact=bit
-#pragma HLS ALLOCATION instances=read_part limit=1 type=function
-#pragma HLS ALLOCATION instances=reduce_part limit=1 type=function
-    Part reading = first_part(op);
-    Part reducing = no_part();
-    Found found = {true, 0};
-parts:
-    for (uint64_t p = 0; p < parts + 1; ++p) {
-#pragma HLS LOOP_TRIPCOUNT min=2 max=kOutputDepth
-        if (p % 2 == 0) {
-            words += read_part(op, reading, window_address, memory, ping);
-            reduce_part(op, reducing, pong, groups, factors, found);
-        } else {
-            words += read_part(op, reading, window_address, memory, pong);
-            reduce_part(op, reducing, ping, groups, factors, found);
-        }
-        const bool row_ends = reducing.count != 0 && reducing.column + reducing.count == op.n;
-        if (op.axis == Axis::row && row_ends) {
-            keep_group(reducing.row, found.largest, groups);
-            found.largest = 0;
-        }
-        reducing = reading;
-        reading = next_part(op, reading);
+#pragma HLS INLINE
+    const bool by_column = op.axis == Axis::column;
+    const bool by_row = op.axis == Axis::row;
+    const uint32_t row = round.taking.row + step.row;
+    QuantizeLanes columns;
+    uint32_t here = 0;  // one comparison a clock with what came before, whatever the number of lanes
+lanes:
+    for (int i = 0; i < kQuantizeLanes; ++i) {
+#pragma HLS UNROLL
+        const bool exists = takes(round, step) && lane_exists(round, step, i);
+        const uint32_t magnitude = exists ? bits_of(values.lane[i]) & kMagnitude : 0;
+        columns.lane[i] = int32_t(most(row == 0 ? 0 : uint32_t(int32_t(own.lane[i])), magnitude));
+        here = most(here, magnitude);
     }
-    if (op.axis == Axis::tensor) {
-        keep_group(0, found.largest, groups);
+    const bool starts = by_row && step.number == 0 && round.column == 0;
+    const bool row_whole = row_ends(round, step) && round.column + round.columns == op.n;
+    const bool group_ends = step.row < round.taking.rows && row_whole && (by_row || row + 1 == op.m) && !by_column;
+    found.finite = found.finite && here < kInfinity;
+    found.largest = most(starts ? 0 : found.largest, here);
+    if (group_ends) {
+        found.waiting.lane[found.lane] = int32_t(found.largest);
+        inverse[step.row] = inverse_of(found.largest);
     }
-    return found.finite;
+    const bool full = group_ends && (found.lane + 1 == kOutputLanes || row + 1 == op.m);
+    if (by_column ? takes(round, step) : full) {
+        write_lanes(groups, by_column ? step.place : found.place, by_column ? columns : found.waiting,
+                    by_column ? round.lanes : kOutputLanes);
+    }
+    found.lane = full ? 0 : group_ends ? found.lane + 1 : found.lane;
+    if (full) {
+        advance(found.place, kOutputLanes, 1);
+    }
 }
 
 #endif

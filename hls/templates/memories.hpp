@@ -58,6 +58,22 @@ segments:
     }
 }
 
+inline SumWord read_output(const OutputSegment output[kOutputDepth][kOutputSegments], uint32_t address)
+{
+#pragma HLS INLINE
+    SumWord word;
+segments:
+    for (int s = 0; s < kOutputSegments; ++s) {
+#pragma HLS UNROLL
+    lanes:
+        for (int i = 0; i < kOutputLanes; ++i) {
+#pragma HLS UNROLL
+            word.lane[s * kOutputLanes + i] = output[address][s].lane[i];
+        }
+    }
+    return word;
+}
+
 // A place in the output memory that moves on segment by segment: along the columns of a word, then to another word.
 struct OutputCursor {
     uint32_t word;
@@ -73,15 +89,68 @@ inline OutputCursor cursor_at(uint32_t word)
     return cursor;
 }
 
-// `words` lie between a word and the one that continues it.
-inline void advance(OutputCursor &cursor, uint32_t words)
+// Where the value of a column or of another group stands, if the words lie one behind the other.
+inline OutputCursor cursor_of(uint32_t group)
 {
 #pragma HLS INLINE
-    if (cursor.segment + 1 == kOutputSegments) {
+    OutputCursor cursor;
+    cursor.word = group / kCols;
+    cursor.segment = group % kCols / kOutputLanes;
+    return cursor;
+}
+
+// Moves on by lanes that are whole segments. `words` lie between a word and the one that continues it.
+inline void advance(OutputCursor &cursor, uint32_t lanes, uint32_t words)
+{
+#pragma HLS INLINE
+    cursor.segment += lanes / kOutputLanes;
+    if (cursor.segment == kOutputSegments) {
         cursor.segment = 0;
         cursor.word += words;
-    } else {
-        ++cursor.segment;
+    }
+}
+{% for unit in ("quantize", "epilogue") %}
+{% set Unit = unit | capitalize %}
+
+struct {{ Unit }}Lanes {
+    acc_t lane[k{{ Unit }}Lanes];
+};
+
+// The first `used` lanes from a place on, whole segments of one word; the others hold what is never looked at.
+inline {{ Unit }}Lanes read_{{ unit }}_lanes(const OutputSegment output[kOutputDepth][kOutputSegments],
+                                        const OutputCursor &place, uint32_t used)
+{
+#pragma HLS INLINE
+    const SumWord word = read_output(output, place.word);
+    const uint32_t first = place.segment * kOutputLanes;
+    {{ Unit }}Lanes lanes;
+lanes:
+    for (int i = 0; i < k{{ Unit }}Lanes; ++i) {
+#pragma HLS UNROLL
+        lanes.lane[i] = word.lane[uint32_t(i) < used ? first + i : first];
+    }
+    return lanes;
+}
+{% endfor %}
+
+// Writes lanes from a place on, `count` whole segments of one word. Each memory is written at one place at most.
+inline void write_lanes(OutputSegment output[kOutputDepth][kOutputSegments], const OutputCursor &place,
+                        const QuantizeLanes &lanes, uint32_t count)
+{
+#pragma HLS INLINE
+segments:
+    for (uint32_t s = 0; s < kOutputSegments; ++s) {
+#pragma HLS UNROLL
+        const uint32_t from = (s - place.segment) * kOutputLanes;
+        if (s >= place.segment && from < count) {
+            OutputSegment segment;
+        lanes:
+            for (int i = 0; i < kOutputLanes; ++i) {
+#pragma HLS UNROLL
+                segment.lane[i] = lanes.lane[from + i];
+            }
+            output[place.word][s] = segment;
+        }
     }
 }
 

@@ -27,38 +27,6 @@ struct StoreCounts {
     uint32_t stored;
 };
 
-// One burst between device memory and a line buffer.
-inline void read_line(Port memory, uint64_t first, uint32_t words, BusWord *line)
-{
-#pragma HLS INLINE
-    if (words != 0) {
-        memory.read_request(first, words);
-    }
-read:
-    for (uint32_t w = 0; w < words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
-#pragma HLS PIPELINE II=1
-        line[w] = memory.read();
-    }
-}
-
-inline void write_line(Port memory, uint64_t first, uint32_t words, const BusWord *line)
-{
-#pragma HLS INLINE
-    if (words != 0) {
-        memory.write_request(first, words);
-    }
-write:
-    for (uint32_t w = 0; w < words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
-#pragma HLS PIPELINE II=1
-        memory.write(line[w]);
-    }
-    if (words != 0) {
-        memory.write_response();
-    }
-}
-
 // Reads `count` float32 from bus word `first` on; returns the number of bus words read.
 inline uint32_t load_floats(Port memory, uint64_t first, uint32_t count, float *values)
 {
@@ -77,6 +45,30 @@ words:
 #pragma HLS UNROLL
             if (w * kBusFloats + i < count) {
                 values[w * kBusFloats + i] = float_of(get_word32(word, i));
+            }
+        }
+    }
+    return words;
+}
+
+// The same for values that lie in lines of kEpilogueLanes.
+inline uint32_t load_lines(Port memory, uint64_t first, uint32_t count,
+                           float values[kGroupColumns / kEpilogueLanes][kEpilogueLanes])
+{
+#pragma HLS INLINE
+    const uint32_t words = divide_up(count, kBusFloats);
+    memory.read_request(first, words);
+words:
+    for (uint32_t w = 0; w < words; ++w) {
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
+#pragma HLS PIPELINE II=kBusFloats
+        const BusWord word = memory.read();
+    floats:
+        for (int i = 0; i < kBusFloats; ++i) {
+#pragma HLS UNROLL
+            const uint32_t column = w * kBusFloats + i;
+            if (column < count) {
+                values[column / kEpilogueLanes][column % kEpilogueLanes] = float_of(get_word32(word, i));
             }
         }
     }
@@ -111,14 +103,14 @@ inline uint32_t load_column_factors(const GemmInstruction &op, const ResultTile 
     const uint32_t first = (tile.n0 + column) / kBusFloats;
     uint32_t words = 0;
     if (op.scale_b == ScaleMode::vector) {
-        words += load_floats(memory, scales + first, columns, factors.scale);
+        words += load_lines(memory, scales + first, columns, factors.scale);
     } else if (op.scale_b == ScaleMode::tensor && column == 0) {
-        words += load_floats(memory, scales, 1, factors.scale);
+        words += load_lines(memory, scales, 1, factors.scale);
     } else if (op.scale_b == ScaleMode::none) {
-        factors.scale[0] = 1.0f;
+        factors.scale[0][0] = 1.0f;
     }
     if (op.bias) {
-        words += load_floats(memory, biases + first, columns, factors.bias);
+        words += load_lines(memory, biases + first, columns, factors.bias);
     }
     return words;
 }
@@ -237,7 +229,8 @@ answers:
     }
 }
 
-// Finishes and writes the rows of a group of columns: one loop over all of them, kOutputLanes columns a clock. `first`
+// Finishes and writes the rows of a group of columns: one loop over all of them, kEpilogueLanes columns a clock, but no
+// more than a bus word holds. `first`
 // is the group's first word of the output memory; those of the next columns are `count` further on.
 inline void finish_rows(const GemmInstruction &op, const ResultRows &rows, uint32_t count, uint32_t columns,
                         uint32_t first, const float scale_a[kOutputDepth], const ColumnFactors &factors, Port memory,
@@ -245,8 +238,10 @@ inline void finish_rows(const GemmInstruction &op, const ResultRows &rows, uint3
                         ResultWriter &writer)
 {
 #pragma HLS INLINE off
-    const int elements = op.result == Result::bfloat16 ? 2 * kBusFloats : kBusFloats;
-    const uint32_t steps = divide_up(columns, kOutputLanes);
+    const bool half = op.result == Result::bfloat16;
+    const int elements = half ? 2 * kBusFloats : kBusFloats;
+    const uint32_t lanes = half ? kEpilogueLanes : kEpilogueFloats;
+    const uint32_t steps = half ? divide_up(columns, kEpilogueLanes) : divide_up(columns, kEpilogueFloats);
     OutputCursor place = cursor_at(first);
     BusWord old = zero_bus_word();
     BusWord word = zero_bus_word();
@@ -255,23 +250,23 @@ inline void finish_rows(const GemmInstruction &op, const ResultRows &rows, uint3
     int index = 0;
 steps:
     for (uint32_t s = 0; s < count * steps; ++s) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth*kGroupColumns/kOutputLanes
+#pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth*kGroupColumns/kEpilogueFloats
 #pragma HLS PIPELINE II=1
         if (op.accumulate && index == 0) {
             old = next_old_word(rows, memory, reader);
         }
-        const OutputSegment sums = output[place.word][place.segment];
+        const EpilogueLanes sums = read_epilogue_lanes(output, place, lanes);
         const float scale = scale_a[op.scale_a == ScaleMode::vector ? row : 0];
-        finish_columns(op, columns, column, index, sums, old, scale, factors, word);
-        column += kOutputLanes;
-        index += kOutputLanes;
+        finish_columns(op, columns, column, lanes, index, sums, old, scale, factors, word);
+        column += lanes;
+        index += lanes;
         const bool row_ends = column >= columns;
         if (index == elements || row_ends) {
             put_word(rows, memory, writer, word);
             word = zero_bus_word();
             index = 0;
         }
-        advance(place, count);
+        advance(place, lanes, count);
         if (row_ends) {
             column = 0;
             ++row;
@@ -315,8 +310,8 @@ inline void store(const GemmInstruction &op, const ResultTile &tile, uint64_t wi
 #pragma HLS INLINE off
     SYSTOLORA_MEMORY float scale_a[kOutputDepth];
     SYSTOLORA_MEMORY ColumnFactors factors;
-#pragma HLS ARRAY_PARTITION variable=factors.scale type=cyclic factor=kOutputLanes dim=1
-#pragma HLS ARRAY_PARTITION variable=factors.bias type=cyclic factor=kOutputLanes dim=1
+#pragma HLS ARRAY_PARTITION variable=factors.scale type=complete dim=2
+#pragma HLS ARRAY_PARTITION variable=factors.bias type=complete dim=2
     counts.vector = 0;
     counts.loaded = 0;
     counts.stored = 0;

@@ -35,6 +35,16 @@ class ArrayOptions:
     output_bytes: int = setting(ArrayConfig.output_bytes, "output memory, both halves; likewise", **_MEMORY)
     bus_bytes: int = setting(ArrayConfig.bus_bytes, "bytes of a device memory word: 4, 8, 16, 32 or 64", group=_ARRAY)
     clock_mhz: float = setting(ArrayConfig.clock_mhz, "clock of the array", group=_ARRAY, least=1, most=1000)
+    quantize_lanes: int = setting(
+        ArrayConfig.quantize_lanes,
+        "columns a clock of QUANTIZE: 1, 2, 4 ... 32; 0 takes the rule",
+        group=_ARRAY,
+        least=0,
+        most=32,
+    )
+    epilogue_lanes: int = setting(
+        ArrayConfig.epilogue_lanes, "columns a clock of the epilogue; likewise", group=_ARRAY, least=0, most=32
+    )
     packed_dsp: bool = setting(ArrayConfig.packed_dsp, "two INT8 products in one DSP", group=_ARRAY)
     dataflows: str = setting(
         "ws,os",

@@ -14,15 +14,14 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 from systolora.hls.check import SOURCE_BYTES
-from systolora.hls.config import ArrayConfig
-from systolora.hls.generate import LINE_WORDS
-from systolora.hls.isa import INSTRUCTION_BYTES, End, Gemm, Instruction, Quantize
+from systolora.hls.config import MIN_TILE_CLOCKS, ArrayConfig
+from systolora.hls.isa import INSTRUCTION_BYTES, Axis, End, Gemm, Instruction, Quantize
 from systolora.sim.functional.counts import TileStep, tile_steps
 
 from .columns import GemmColumns
-from .quantize_times import quantize_time
+from .quantize_times import FILL_CLOCKS, lanes_used, piece_shape, quantize_time
 from .tile_times import BOTH, FULL, LAST, Machine, TileTimes
-from .unit_times import Transfer, epilogue_lanes, fetch_clocks
+from .unit_times import Transfer, fetch_clocks
 
 Ints = NDArray[np.int64]
 
@@ -155,17 +154,27 @@ def _span(step: TileStep, axes: str) -> str:
 
 
 def _quantize_events(machine: Machine, op: Quantize, index: int, clock: int) -> Iterator[Event]:
-    """A QUANTIZE by its phases; the two passes are summed up round by round, part by part, not by `quantize_times`' closed form."""
+    """A QUANTIZE by its phases; the passes are summed up round by round, piece by piece, not by `quantize_times`' closed form."""
     time = quantize_time(machine, op)
-    reads, works, writes = _part_clocks(machine, op)
-    find, store = _round_clocks(reads, works), _round_clocks(reads, works, writes)
-    bound = machine.dram.latency
-    phases = (
-        ("load input", "column factors", time.factors),
-        ("load input", "pass 1: largest magnitudes", max(bound + find, _memory_clocks(machine, op, written=False))),
-        ("epilogue and store", "scales", time.scales),
-        ("epilogue and store", "pass 2: integers", max(bound + store, _memory_clocks(machine, op, written=True))),
+    kept = (
+        op.axis == Axis.ROW
+        and -(-op.n * SOURCE_BYTES[op.source] // machine.config.bus_bytes) <= machine.config.row_words
     )
+    phases = [("load input", "column factors", time.factors)]
+    if kept:
+        both = _pass_clocks(machine, op, measures=True, converts=True)
+        phases += [
+            ("epilogue and store", "magnitudes and integers", both),
+            ("epilogue and store", "scales", time.scales),
+        ]
+    else:
+        find = _pass_clocks(machine, op, measures=True, converts=False)
+        store = _pass_clocks(machine, op, measures=False, converts=True)
+        phases += [
+            ("load input", "pass 1: largest magnitudes", find),
+            ("epilogue and store", "scales", time.scales),
+            ("epilogue and store", "pass 2: integers", store),
+        ]
     clock += time.fetch
     for track, name, clocks in phases:
         if clocks:
@@ -173,35 +182,38 @@ def _quantize_events(machine: Machine, op: Quantize, index: int, clock: int) -> 
             clock += clocks
 
 
-def _part_clocks(machine: Machine, op: Quantize) -> tuple[Ints, Ints, Ints]:
-    """Clocks to read, work on and write each part, in the order of the parts; int64 [parts] each."""
-    config = machine.config
-    size, bus = SOURCE_BYTES[op.source], config.bus_bytes
-    starts = np.arange(0, op.n, LINE_WORDS * bus // size)
-    columns = np.tile(np.diff(np.append(starts, op.n)), op.m)
-    return -(-columns * size // bus), -(-columns // epilogue_lanes(config)), -(-columns // bus)
+def _pass_clocks(machine: Machine, op: Quantize, *, measures: bool, converts: bool) -> int:
+    """Clocks of a pass: its rounds one by one, but not fewer than device memory takes; and the latencies at its ends."""
+    shape = piece_shape(machine.config, op)
+    rows = np.diff(np.append(np.arange(0, op.m, shape.rows), op.m))
+    columns = np.diff(np.append(np.arange(0, op.n, shape.columns), op.n))
+    piece_rows, piece_columns = np.repeat(rows, len(columns)), np.tile(columns, len(rows))
+    steps = -(-piece_columns // lanes_used(machine.config, op))
+    if op.axis == Axis.COLUMN and measures:
+        steps = np.maximum(steps, MIN_TILE_CLOCKS)
+    delay = len(columns) if measures and converts else 0
+    units = [(0, piece_rows * steps)]
+    if converts:
+        units += [(delay, piece_rows * steps), (delay + 1, piece_rows * -(-piece_columns // machine.config.bus_bytes))]
+    rounds = np.zeros((len(units), len(steps) + units[-1][0]), np.int64)
+    for row, (behind, clocks) in enumerate(units):
+        rounds[row, behind : behind + len(clocks)] = clocks
+    work = int((rounds.max(axis=0) + FILL_CLOCKS).sum())
+    return _with_memory(machine, op, work, written=converts)
 
 
-def _round_clocks(*units: Ints) -> int:
-    """Sum over rounds of the longest unit; each unit is one part behind the one before it."""
-    rounds = np.zeros((len(units), len(units[0]) + len(units) - 1), np.int64)
-    for delay, clocks in enumerate(units):
-        rounds[delay, delay : delay + len(clocks)] = clocks
-    return int(rounds.max(axis=0).sum())
-
-
-def _memory_clocks(machine: Machine, op: Quantize, written: bool) -> int:
-    """Clocks below which device memory does not let a pass come: requests in flight per port, bandwidth for both."""
+def _with_memory(machine: Machine, op: Quantize, work: int, written: bool) -> int:
+    """Clocks of a pass whose work takes so long: latencies, requests in flight per port, bandwidth for both."""
     dram, bus = machine.dram, machine.config.bus_bytes
-    sizes = [op.n * SOURCE_BYTES[op.source], *([op.n] if written else [])]
-    words = [-(-size // bus) for size in sizes]
-    requests = [op.m * -(-row // dram.burst_words) for row in words]
-    waiting = [
-        dram.latency + -(-(count * dram.latency + op.m * row) // dram.in_flight)
-        for count, row in zip(requests, words, strict=True)
-    ]
-    moved = sum(op.m * -(-row * bus // dram.access_bytes) * dram.access_bytes for row in words)
-    return max(*waiting, ceil(moved / dram.bytes_per_clock))
+    sides = [(op.n * SOURCE_BYTES[op.source], op.a_stride), *([(op.n, op.c_stride)] if written else [])]
+    longest, moved = work, 0
+    for size, stride in sides:
+        row = -(-size // bus)
+        runs = np.array([op.m * row]) if stride <= row * bus else np.full(op.m, row)
+        requests = int((-(-runs // dram.burst_words)).sum())
+        longest = max(longest, -(-(requests * dram.latency + op.m * row) // dram.in_flight))
+        moved += int((-(-runs * bus // dram.access_bytes) * dram.access_bytes).sum())
+    return max(longest + len(sides) * dram.latency, ceil(moved / dram.bytes_per_clock))
 
 
 def render_trace(config: ArrayConfig, events: Sequence[Event], notes: Mapping[str, object] | None = None) -> str:

@@ -1,6 +1,6 @@
-"""How many clocks each unit of the accelerator needs for its part of a step: array, load units, store unit, QUANTIZE.
+"""How many clocks each unit of the accelerator needs for its part of a step: array, load units, store unit.
 
-The loops whose trip counts these formulas are stand in `hls/templates/`: compute.hpp, load_unit.hpp, store.hpp, quantize.hpp. All
+The loops whose trip counts these formulas are stand in `hls/templates/`: compute.hpp, load_unit.hpp, store.hpp. All
 functions take and give int64 columns, one element a tile, and none of them knows about the steps around it.
 
 *Array, overlapped* (what is built; docs/architecture.md derives it, `pe_model` proves it):
@@ -22,11 +22,12 @@ narrow, can be outlasted by the filling of the next. Each panel is a call of its
 Either way seven runs are asked for first, one a clock, and the data loop begins; then runs are asked for as others begin. The first
 word comes a latency after the first request.
 
-*Store*: scales and bias come one float a clock. Then one loop takes `lanes` columns a clock (`lanes = gcd(bus / 4, cols)`), row after
-row, with the old words where C accumulates, and writes a bus word whenever one is full. Columns come in groups (`group_columns`), each
-with its own scales and bias. Answers of writes trail; the last is awaited at the end of the tile, a latency after its last word.
+*Store*: scales and bias come one float a clock. Then one loop takes `lanes` columns a clock (those of the epilogue, but no more than a
+bus word of C holds), row after row, with the old words where C accumulates, and writes a bus word whenever one is full. Columns come in
+groups (`group_columns`), each with its own scales and bias. Answers of writes trail; the last is awaited at the end of the tile, a
+latency after its last word.
 
-*QUANTIZE*: two passes over the matrix, `lanes` columns a clock, one row read while the one before is worked on.
+*QUANTIZE*: see `quantize_times`.
 
 Each transfer waits one latency, and is bound by the requests in flight (`dram.DramModel.request_clocks`).
 """
@@ -35,7 +36,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,11 +168,6 @@ def load_weight(config: ArrayConfig, dram: DramModel, c: GemmColumns, tile_n: In
     return _load(dram, clocks, lines, words, dram.requests(lines, words))
 
 
-def epilogue_lanes(config: ArrayConfig) -> int:
-    """Columns that the epilogue and QUANTIZE take in a clock."""
-    return gcd(config.bus_bytes // FLOAT_BYTES, config.cols)
-
-
 def vector_words(config: ArrayConfig, c: GemmColumns, tile_m: Ints, tile_n: Ints) -> Ints:
     """Bus words of scales and bias of a C tile."""
 
@@ -192,7 +187,8 @@ def store(config: ArrayConfig, dram: DramModel, c: GemmColumns, tile_m: Ints, ti
     """Epilogue and storing of a C tile."""
     vectors = vector_words(config, c, tile_m, tile_n)
     row_words = ceil_div(tile_n * c.result_bytes, config.bus_bytes)
-    row = np.maximum(ceil_div(tile_n, np.int64(epilogue_lanes(config))), row_words)
+    lanes = np.minimum(config.epilogue_width, config.bus_bytes // c.result_bytes)
+    row = np.maximum(ceil_div(tile_n, lanes), row_words)
     groups = ceil_div(tile_n, np.int64(group_columns(config)))
     # Reads and writes have channels of their own, so each has its own requests in flight.
     bound = dram.request_clocks(dram.requests(tile_m, row_words), tile_m * row_words)

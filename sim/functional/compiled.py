@@ -117,7 +117,7 @@ def _some_trial(bench: _Bench, rng: np.random.Generator, index: int) -> Trial:
 
 def _check(code: int) -> None:
     if code == _NONFINITE:
-        raise NonFiniteError("quantize: the tensor holds a NaN or an infinity")
+        raise NonFiniteError
     if code == _NO_SUCH_UNIT:
         raise RuntimeError("the emulator's kernels were asked for a unit that this processor does not have")
     if code:

@@ -18,6 +18,7 @@ from systolora.hls.check import RESULT_BYTES, SOURCE_BYTES, round_up, scale_coun
 from systolora.hls.config import FLOAT_BYTES, MIN_TILE_CLOCKS, ArrayConfig
 from systolora.hls.isa import (
     INSTRUCTION_BYTES,
+    Axis,
     Dataflow,
     Gemm,
     Instruction,
@@ -234,13 +235,20 @@ def _all_weight_words(
     return once if kept else tiles_m * once
 
 
+def rows_kept(config: ArrayConfig, op: Quantize) -> bool:
+    """Whether a QUANTIZE reads its matrix once, because its rows can be kept in the input memory."""
+    return op.axis == Axis.ROW and ceil_div(op.n * SOURCE_BYTES[op.source], config.bus_bytes) <= config.row_words
+
+
 def _count_quantize(config: ArrayConfig, op: Quantize, nonfinite: bool) -> Counters:
     bus = config.bus_bytes
     one_pass = op.m * ceil_div(op.n * SOURCE_BYTES[op.source], bus)
+    # Rows are all written; a tensor or columns are not when the first pass has met something that is not finite.
+    stops = nonfinite and op.axis != Axis.ROW
     return Counters(
         vector_words=ceil_div(FLOAT_BYTES * op.n, bus) if op.multiply else 0,
-        source_words=one_pass if nonfinite else 2 * one_pass,
-        quantized_words=0 if nonfinite else op.m * ceil_div(op.n, bus) + ceil_div(FLOAT_BYTES * scale_count(op), bus),
+        source_words=one_pass if stops or rows_kept(config, op) else 2 * one_pass,
+        quantized_words=0 if stops else op.m * ceil_div(op.n, bus) + ceil_div(FLOAT_BYTES * scale_count(op), bus),
         program_words=INSTRUCTION_BYTES // bus,
     )
 

@@ -22,7 +22,15 @@ _NAN = np.uint32(0x7FC00000).view(np.float32)
 
 
 class NonFiniteError(ValueError):
-    """A NaN or an infinity was given to `quantize`."""
+    """A NaN or an infinity was given to `quantize`.
+
+    Attributes:
+        written: integers and scales that a QUANTIZE writes before it stops the program; None if it writes nothing.
+    """
+
+    def __init__(self, written: tuple[Int8, Float32] | None = None) -> None:
+        super().__init__("quantize: the tensor holds a NaN or an infinity")
+        self.written = written
 
 
 def canonical(x: Float32) -> Float32:
@@ -98,13 +106,26 @@ def quantize(
         (int8 [m, n] in -127 .. 127, float32 scales [1], [m] or [n]).
 
     Raises:
-        NonFiniteError: if a value, or its product with its factor, is a NaN or an infinity.
+        NonFiniteError: if a value, or its product with its factor, is a NaN or an infinity. By row it carries what is
+            written nevertheless: such a row has integers of zero and the scale NaN, the others what they have without it.
     """
     x = canonical(x)
     if column_factor is not None:
         x = multiply(x, np.asarray(column_factor, np.float32)[None, :])
-    if not np.isfinite(x).all():
-        raise NonFiniteError("quantize: the tensor holds a NaN or an infinity")
+    broken = ~np.isfinite(x)
+    if not broken.any():
+        return _quantize_finite(x, axis, rounding, seed, index)
+    if axis != Axis.ROW:
+        raise NonFiniteError
+    rows = broken.any(axis=1)
+    q, scale = _quantize_finite(np.where(rows[:, None], np.float32(0), x), axis, rounding, seed, index)
+    raise NonFiniteError((q, np.where(rows, np.float32(np.nan), scale)))
+
+
+def _quantize_finite(
+    x: Float32, axis: Axis, rounding: Rounding, seed: int, index: NDArray[np.uint32] | None
+) -> tuple[Int8, Float32]:
+    """`quantize` of canonical values that are finite."""
     reduced: dict[Axis, int | tuple[int, int]] = {Axis.TENSOR: (0, 1), Axis.ROW: 1, Axis.COLUMN: 0}
     absmax = np.abs(x).max(axis=reduced[axis], keepdims=True)
     blank = absmax < SMALLEST_ABSMAX

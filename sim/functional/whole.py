@@ -12,7 +12,7 @@ from systolora.hls.isa import Gemm, Quantize, Rounding, decode
 from . import operands
 from .integer import integer_gemm
 from .memory import DeviceMemory
-from .reference import epilogue, quantize
+from .reference import NonFiniteError, epilogue, quantize
 
 
 class Executor(ABC):
@@ -27,7 +27,7 @@ class Executor(ABC):
         """Executes a QUANTIZE.
 
         Raises:
-            NonFiniteError: if the input holds a NaN or an infinity; nothing is written then.
+            NonFiniteError: if the input holds a NaN or an infinity. Nothing is written then, but by row: see `reference.quantize`.
         """
 
     def run(self, memory: DeviceMemory, data: bytes) -> None:
@@ -63,14 +63,21 @@ class NumpyExecutor(Executor):
 
     def run_quantize(self, memory: DeviceMemory, op: Quantize, data: bytes) -> None:
         """See `Executor.run_quantize`."""
-        q, scale = quantize(
-            operands.quantize_source(memory, op),
-            op.axis,
-            rounding=op.rounding,
-            seed=op.seed,
-            index=element_indices(op) if op.rounding == Rounding.STOCHASTIC else None,
-            column_factor=memory.view(op.scale_b_address, FLOAT_BYTES * op.n).view(np.float32) if op.multiply else None,
-        )
+        try:
+            q, scale = quantize(
+                operands.quantize_source(memory, op),
+                op.axis,
+                rounding=op.rounding,
+                seed=op.seed,
+                index=element_indices(op) if op.rounding == Rounding.STOCHASTIC else None,
+                column_factor=memory.view(op.scale_b_address, FLOAT_BYTES * op.n).view(np.float32)
+                if op.multiply
+                else None,
+            )
+        except NonFiniteError as error:
+            if error.written is not None:
+                operands.write_quantized(memory, op, *error.written, self._bus_bytes)
+            raise
         operands.write_quantized(memory, op, q, scale, self._bus_bytes)
 
 

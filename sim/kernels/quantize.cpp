@@ -20,8 +20,9 @@ struct Scaling {
     float inverse;
 };
 
-// `absmax` is the bit pattern of the largest magnitude, which is finite.
+// `absmax` is the bit pattern of the largest magnitude. What is not finite has the scale NaN and integers of zero.
 Scaling scaling_of(uint32_t absmax) {
+    if (absmax >= kInfinity) return {float_of(kNan), 0.0f};
     if (absmax < kSmallestAbsmax) return {1.0f, 0.0f};
     const float largest = float_of(absmax);
     return {largest / 127.0f, 127.0f / largest};
@@ -168,40 +169,32 @@ bool finite(const std::vector<uint32_t>& maxima) {
     return largest < kInfinity;
 }
 
-// One scale per row: a row is converted right after its maximum is known, while it is in the cache. The integers wait in
-// `waiting` until all rows are known to be finite, because an instruction that fails writes nothing.
+// One scale per row: a row is converted right after its maximum is known, while it is in the cache.
 int quantize_rows(const QuantizeFields& op, const Memory& memory, int threads, const Quantizer& quantizer) {
-    thread_local Scratch scratch;
-    int8_t* waiting = reinterpret_cast<int8_t*>(scratch.reserve(static_cast<size_t>(op.m) * op.n));
-    if (waiting == nullptr) return kNoMemory;
     std::vector<uint32_t> maxima(op.m);
     run_threads(threads, [&](int index) {
         const Range rows(op.m, 1, index, threads);
         for (int64_t i = rows.begin; i < rows.end; ++i) {
+            int8_t* row = memory.at<int8_t>(op.c_address + i * op.c_stride);
             uint32_t largest = 0;
             for_parts(op.n, [&](int64_t start, int64_t count) {
                 largest = std::max(largest, quantizer.absmax(i, start, count, nullptr));
             });
             maxima[i] = largest;
-            if (largest >= kInfinity) return;
-            const float inverse = scaling_of(largest).inverse;
-            for_parts(op.n, [&](int64_t start, int64_t count) {
-                quantizer.convert(i, start, count, &inverse, false, waiting + i * op.n + start);
-            });
+            if (largest < kInfinity) {
+                const float inverse = scaling_of(largest).inverse;
+                for_parts(op.n, [&](int64_t start, int64_t count) {
+                    quantizer.convert(i, start, count, &inverse, false, row + start);
+                });
+            } else {
+                std::memset(row, 0, op.n);
+            }
+            write_padding(reinterpret_cast<uint8_t*>(row), op.n, memory.bus_bytes);
         }
     });
-    if (!finite(maxima)) return kNonFinite;
     std::vector<float> inverses(op.m);
     write_scales(op, memory, maxima, inverses);
-    run_threads(threads, [&](int index) {
-        const Range rows(op.m, 1, index, threads);
-        for (int64_t i = rows.begin; i < rows.end; ++i) {
-            uint8_t* row = memory.at<uint8_t>(op.c_address + i * op.c_stride);
-            std::memcpy(row, waiting + i * op.n, op.n);
-            write_padding(row, op.n, memory.bus_bytes);
-        }
-    });
-    return kOk;
+    return finite(maxima) ? kOk : kNonFinite;
 }
 
 // One scale for the tensor or for each column: a pass for the maxima, a pass for the integers.
@@ -243,7 +236,7 @@ int quantize_columns(const QuantizeFields& op, const Memory& memory, int threads
 }  // namespace
 }  // namespace systolora
 
-// Executes a QUANTIZE that passed its checks. Returns kOk, kNonFinite or kNoMemory; unless kOk, nothing was written.
+// Executes a QUANTIZE that passed its checks. Returns kOk or kNonFinite; then nothing was written, but for rows.
 extern "C" int systolora_quantize(const uint64_t* words, uint8_t* bytes, uint64_t base, int64_t bus_bytes, int threads) {
     using namespace systolora;
     const QuantizeFields op(words);

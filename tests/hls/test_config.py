@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from systolora.hls.boards import board_of
 from systolora.hls.check import input_words, weight_words
-from systolora.hls.config import BOARDS, MAX_K, ArrayConfig, ConfigError, board_config
+from systolora.hls.config import BOARDS, MAX_K, ArrayConfig, ConfigError, board_config, fitted_config
 from systolora.hls.isa import Dataflow
 
 
@@ -25,6 +25,9 @@ from systolora.hls.isa import Dataflow
         ({"rows": 4, "input_bytes": 2 * 4 * 65537}, "65536"),
         ({"clock_mhz": 0.5}, "clock_mhz = 0.5: allowed are 1 to 1000"),
         ({"dram_gbps": 0}, "dram_gbps = 0: it must be positive"),
+        ({"quantize_lanes": 3}, "quantize_lanes = 3: allowed with 64 columns and a bus of 16 bytes are 0, 1, 2, 4, 8 "),
+        ({"epilogue_lanes": 16}, "epilogue_lanes = 16: .* a bus word holds at most 8 values.; 0 takes the rule, 8"),
+        ({"quantize_lanes": 8, "cols": 4}, "quantize_lanes = 8: allowed with 4 columns .* are 0, 1, 2, 4 "),
         ({"max_instructions": 0}, "max_instructions = 0: allowed are 1 to 16777216"),
     ],
 )
@@ -83,6 +86,26 @@ def test_derived_sizes() -> None:
     assert config.peak_tops == pytest.approx(2 * 24 * 40 * 200e6 / 1e12)
 
 
+@pytest.mark.parametrize(
+    ("rows", "cols", "bus_bytes", "lanes"),
+    [
+        (32, 48, 16, 8),
+        (64, 64, 16, 8),  # one for 256 PEs would be 16: more than a bus word holds
+        (64, 64, 32, 16),
+        (64, 96, 64, 16),  # 24 is no power of two
+        (16, 8, 8, 4),
+        (8, 12, 16, 4),
+        (64, 7, 16, 1),
+    ],
+)
+def test_lanes_by_rule(rows: int, cols: int, bus_bytes: int, lanes: int) -> None:
+    config = fitted_config(ArrayConfig(), {"rows": rows, "cols": cols, "bus_bytes": bus_bytes})
+    assert (config.quantize_width, config.epilogue_width) == (lanes, lanes)
+    assert config.output_segment == min(lanes, bus_bytes // 4)
+    said = config.with_changes(quantize_lanes=lanes, epilogue_lanes=lanes)
+    assert said.fingerprint == config.fingerprint, "the same hardware"
+
+
 def test_the_longest_contraction_is_the_longest_that_cannot_overflow() -> None:
     assert MAX_K * 2**14 <= 2**31 - 1 < (MAX_K + 1) * 2**14
 
@@ -95,6 +118,8 @@ def test_the_fingerprint_depends_on_the_hardware_and_on_nothing_else() -> None:
         "input_bytes": 256 * 1024,
         "weight_bytes": 256 * 1024,
         "output_bytes": 512 * 1024,
+        "quantize_lanes": 4,
+        "epilogue_lanes": 2,
         "bus_bytes": 32,
         "packed_dsp": False,
         "dataflows": ("ws",),

@@ -11,13 +11,13 @@ import pytest
 from systolora.hls.check import input_words, weight_words
 from systolora.hls.config import ArrayConfig
 from systolora.hls.design import REQUESTS_IN_FLIGHT
-from systolora.hls.isa import Dataflow, Gemm, LoopOrder, Quantize, Result, ScaleMode, Source
+from systolora.hls.isa import Axis, Dataflow, Gemm, LoopOrder, Quantize, Result, ScaleMode, Source
 from systolora.sim.cost.columns import GemmColumns
 from systolora.sim.cost.dram import DramModel
 from systolora.sim.cost.energy import TECHNOLOGIES, Work, energy, peak_figures, technology
 from systolora.sim.cost.mapping import Tiling, best_products, best_tilings, transposed_product
 from systolora.sim.cost.performance import bound, gemm_costs
-from systolora.sim.cost.quantize_times import Sides, quantize_time, rounds_clocks
+from systolora.sim.cost.quantize_times import FILL_CLOCKS, Sides, pass_clocks, quantize_time
 from systolora.sim.cost.scalesim import scalesim_report
 from systolora.sim.cost.tile_times import Machine, TileTimes
 from systolora.sim.cost.unit_times import CALL_CLOCKS, EPILOGUE_CLOCKS, ArrayKind, array_work, load_input, store
@@ -160,41 +160,57 @@ def test_turning_a_corner_costs_the_longer_of_reading_and_writing(transposed: bo
     assert clocks == begun + (16 * 16 + 8 * 256 + 9 * CALL_CLOCKS if transposed else 128 * 16 + CALL_CLOCKS)
 
 
-def test_quantize_takes_two_passes() -> None:
+def test_a_quantize_by_tensor_takes_two_passes() -> None:
     config = ArrayConfig()
     machine = Machine(config, DramModel.of(config, latency_ns=0))
-    time = quantize_time(machine, Quantize(64, 320, 0, 0, 0, 0, 0))
-    # A part is 512 floats, so a row is one part: 80 words, worked on in as many clocks.
-    assert (time.find, time.factors) == (80 + 63 * 80 + 80, 0)
-    assert time.store == 80 + 63 * 80 + 80 + 320 // 16
-    # 1,200 floats are 512, 512 and 176: 128, 128 and 44 words. While the next row's first part is read, the short last one is
-    # worked on, so each row takes three rounds of 128 clocks, but for the very last part's work.
-    long = quantize_time(machine, Quantize(64, 1200, 0, 0, 0, 0, 0))
-    assert long.find == 128 + 63 * 3 * 128 + 2 * 128 + 44
-    # bfloat16: 320 columns, read in 40 words, worked on in 80 clocks.
-    half = quantize_time(machine, Quantize(64, 320, 0, 0, 0, 0, 0, source=Source.BFLOAT16))
-    assert half.find == 40 + 64 * 80
+    time = quantize_time(machine, Quantize(64, 320, 0, 0, 0, 0, 0, axis=Axis.TENSOR))
+    # A row is 80 words, 12 rows a piece: 5 pieces of 960 steps of four floats, and one of 4 rows. The last piece's integers, 80
+    # words of 16, are written alone; those of the piece before it, 240 words, while the last is worked on.
+    assert (time.find, time.factors) == (5 * 960 + 320 + 6 * FILL_CLOCKS, 0)
+    assert time.store == 5 * 960 + 320 + 4 * 20 + 7 * FILL_CLOCKS
+    # bfloat16: 40 words a row, 25 rows a piece, eight a clock.
+    half = quantize_time(machine, Quantize(64, 320, 0, 0, 0, 0, 0, axis=Axis.TENSOR, source=Source.BFLOAT16))
+    assert half.find == 2 * 1000 + 14 * 40 + 3 * FILL_CLOCKS
     starved = Machine(config, DramModel(0.1, 200.0, 16, latency=0))
-    assert quantize_time(starved, Quantize(64, 320, 0, 0, 0, 0, 0)).find == 64 * 320 * 4 / 0.5
+    assert quantize_time(starved, Quantize(64, 320, 0, 0, 0, 0, 0, axis=Axis.TENSOR)).find == 64 * 320 * 4 / 0.5
 
 
+def test_rows_that_are_kept_take_one_pass() -> None:
+    config = ArrayConfig()
+    machine = Machine(config, DramModel.of(config, latency_ns=0))
+    time = quantize_time(machine, Quantize(64, 320, 0, 0, 0, 0, 0, axis=Axis.ROW))
+    # The first piece is read before it can be made integers, so there is a round more than by tensor.
+    assert (time.find, time.store) == (0, 960 + 5 * 960 + 320 + 4 * 20 + 8 * FILL_CLOCKS)
+    # A row of 8,192 floats is two pieces: a row's integers are made while the next row is read, two rounds later.
+    time = quantize_time(machine, Quantize(10, 8192, 0, 0, 0, 0, 0, axis=Axis.ROW))
+    assert time.store == 11 * 2048 + 256 + (11 * 2 + 1) * FILL_CLOCKS
+    longest = config.row_words * config.bus_bytes // 4
+    assert quantize_time(machine, Quantize(2, longest, 0, 0, 0, 0, 0, axis=Axis.ROW)).find == 0
+    assert quantize_time(machine, Quantize(2, longest + 1, 0, 0, 0, 0, 0, axis=Axis.ROW)).find > 0
+
+
+@pytest.mark.parametrize("delayed", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_quantize_s_closed_form_is_the_sum_of_its_rounds(seed: int) -> None:
-    """Against a walk through the parts, one after the other, with any clocks a part."""
+def test_quantize_s_closed_form_is_the_sum_of_its_rounds(seed: int, delayed: bool) -> None:
+    """Against a walk through the pieces, one after the other, with any clocks a piece that writing does not exceed."""
     random = np.random.default_rng(seed)
     for _ in range(200):
-        rows, parts = (int(x) for x in random.integers(1, 9, 2))
-        sides = [Sides(*(int(x) for x in random.integers(0, 50, 2))) for _ in range(3)]
-        kinds = [place == parts - 1 for _ in range(rows) for place in range(parts)]
-        clocks = 0
-        for now in range(len(kinds) + 2):
-            busy = [
-                (side.last if kinds[now - d] else side.full)
-                for d, side in enumerate(sides)
-                if 0 <= now - d < len(kinds)
-            ]
-            clocks += max(busy)
-        assert rounds_clocks(rows, parts, *sides) == clocks, (rows, parts, sides)
+        lines, pieces = (int(x) for x in random.integers(1, 9, 2))
+        full = int(random.integers(0, 50))
+        last = int(random.integers(0, full + 1))
+        work = Sides(full, last)
+        written = int(random.integers(0, full + 1))
+        write = Sides(written, int(random.integers(0, min(last, written) + 1)))
+        delay = (1 if lines == 1 else pieces) if delayed else 0
+        kinds = [place == pieces - 1 for _ in range(lines) for place in range(pieces)]
+        clocks = rounds = 0
+        for now in range(len(kinds) + delay + 1):
+            units = [(work, now), (work, now - delay), (write, now - delay - 1)]
+            clocks += max(
+                [(unit.last if kinds[at] else unit.full) for unit, at in units if 0 <= at < len(kinds)], default=0
+            )
+            rounds += 1
+        assert pass_clocks(lines, pieces, work, write, delay) == (clocks, rounds - (write.last == 0)), (lines, pieces)
 
 
 def test_the_choice_is_never_slower_than_one_dataflow() -> None:

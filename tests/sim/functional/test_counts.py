@@ -193,10 +193,24 @@ def test_the_outer_loop_keeps_its_operand(order: LoopOrder, a_passes: int, b_pas
 def test_quantize_counts(source: Source, axis: Axis, scale_words: int) -> None:
     op = Quantize(10, 18, 0, 0, 80, 32, 0, source=source, axis=axis, multiply=True)
     row = {Source.FLOAT32: 5, Source.BFLOAT16: 3}[source]
-    expected = Counters(vector_words=5, source_words=20 * row, quantized_words=20 + scale_words, program_words=8)
+    passes = 1 if axis == Axis.ROW else 2
+    expected = Counters(
+        vector_words=5, source_words=passes * 10 * row, quantized_words=20 + scale_words, program_words=8
+    )
     assert count_instruction(ArrayConfig(), op) == expected
     stopped = Counters(vector_words=5, source_words=10 * row, program_words=8)
-    assert count_instruction(ArrayConfig(), op, nonfinite=True) == stopped
+    assert count_instruction(ArrayConfig(), op, nonfinite=True) == (expected if axis == Axis.ROW else stopped)
+
+
+@pytest.mark.parametrize("source", Source)
+def test_rows_that_the_input_memory_holds_are_read_once(source: Source) -> None:
+    config = ArrayConfig(rows=40, cols=8, input_bytes=2 * 40 * 24)
+    assert config.row_words == 24 * 2, "a word of 40 bytes keeps two of 16"
+    n = 48 * (8 if source == Source.BFLOAT16 else 4)
+    for columns, words in ((n, 3 * 48), (n + 1, 2 * 3 * 49)):
+        op = Quantize(3, columns, 0, 0, 0, 0, 0, source=source, axis=Axis.ROW)
+        assert count_instruction(config, op).source_words == words
+    assert config.with_changes(rows=8).row_words == 0, "a word of 8 bytes keeps none"
 
 
 def test_fence_and_end_cost_their_fetch() -> None:
