@@ -65,6 +65,8 @@ inline float add(float x, float y)
 {
 #pragma HLS INLINE
     const float sum = canonical(x) + canonical(y);
+// The DSPs are for the array and for products.
+#pragma HLS BIND_OP variable=sum op=fadd impl=fabric
     return canonical(sum);
 }
 

@@ -59,6 +59,8 @@ ODD = {
     "4x8 bus 8": small_memories(4, 8, bus_bytes=8),
     "8x4 bus 32": small_memories(8, 4, bus_bytes=32),
     "16x6 bus 64": small_memories(16, 6, bus_bytes=64, weight_bytes=16_896, output_bytes=33_792),
+    "32x16 bus 32, lanes of 2 and 16": small_memories(32, 16, bus_bytes=32, quantize_lanes=2, epilogue_lanes=16),
+    "16x16 lanes of 8 and 1": small_memories(16, 16, quantize_lanes=8, epilogue_lanes=1),
     "large memories": ArrayConfig(rows=8, cols=8),
     # Chains and bands: a short last chain, three bands of two chains, a band of two segments, one dataflow.
     "17x9": small_memories(17, 9),

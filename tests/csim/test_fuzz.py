@@ -42,7 +42,7 @@ def expect(
     if start.code:
         memory.view(start.program_address, len(start.code))[:] = np.frombuffer(start.code, np.uint8)
     status = controller.run(start.window, start.program_address, start.count, start.status_address, sequence)
-    return struct.pack("<3I", status.error, status.error_index, CONFIG.fingerprint) + memory.bytes.tobytes()
+    return struct.pack("<3I", status.error, status.error_index, controller.config.fingerprint) + memory.bytes.tobytes()
 
 
 def fuzz(program: Path, folder: Path, seed: int, starts: int) -> Counter[ErrorCode]:
@@ -52,7 +52,9 @@ def fuzz(program: Path, folder: Path, seed: int, starts: int) -> Counter[ErrorCo
     return compare(program, folder, image, [mutator.start() for _ in range(starts)], f"seed {seed}")
 
 
-def compare(program: Path, folder: Path, image: NDArray[np.uint8], drawn: list[Start], name: str) -> Counter[ErrorCode]:
+def compare(
+    program: Path, folder: Path, image: NDArray[np.uint8], drawn: list[Start], name: str, config: ArrayConfig = CONFIG
+) -> Counter[ErrorCode]:
     """Runs starts, each on a fresh image; returns how often each error code came."""
     request = folder / "request.bin"
     answer = folder / "answer.bin"
@@ -67,7 +69,7 @@ def compare(program: Path, folder: Path, image: NDArray[np.uint8], drawn: list[S
     assert done.returncode == 0 and not report, f"{name}: the sanitizers report\n{report[:4000]}"
 
     memory = DeviceMemory(MEMORY_BYTES)
-    controller = Controller(CONFIG, memory)
+    controller = Controller(config, memory)
     seen: Counter[ErrorCode] = Counter()
     with answer.open("rb") as answers:
         for index, start in enumerate(drawn):
