@@ -6,6 +6,7 @@ import pytest
 from systolora.hls import BOARDS, ArrayConfig, ConfigError, board_config
 from systolora.hls.boards import BOARD_TABLE, board_of
 from systolora.hls.budget import MARGIN, boards_table, fits, largest_array, require_fit
+from systolora.hls.config import fitted_config
 from systolora.hls.resources import KINDS, Resources, array_resources, estimate, memories, share
 
 KB = 1024
@@ -108,7 +109,7 @@ def test_too_large_is_refused_with_numbers() -> None:
     config = board_config("ultra96v2").with_changes(rows=32, cols=32, input_bytes=256 * KB, weight_bytes=256 * KB)
     with pytest.raises(
         ConfigError,
-        match=r"32 x 32 with 256 \+ 256 \+ 256 KB does not fit Ultra96-V2: .*LUT [\d,]+ of 70,560.*largest array that fits is \d+ x \d+",
+        match=r"32 x 32 with 256 \+ 256 \+ 256 KB does not fit Ultra96-V2: .*DSP [\d,]+ of 360.*largest array that fits is \d+ x \d+",
     ):
         require_fit(config)
 
@@ -120,12 +121,10 @@ def test_memories_alone_can_be_too_large() -> None:
 
 
 def test_tight_is_not_refused() -> None:
-    fit = require_fit(
-        board_config("rfsoc4x2").with_changes(rows=64, cols=64, weight_bytes=512 * KB, output_bytes=1024 * KB)
-    )
+    fit = require_fit(fitted_config(board_config("rfsoc4x2"), {"rows": 64, "cols": 56, "packed_dsp": False}))
     assert fit is not None
     assert fit.verdict == "tight"
-    assert fit.fullest == "lut"
+    assert fit.fullest == "dsp"
 
 
 def test_without_a_board_nothing_is_refused() -> None:
