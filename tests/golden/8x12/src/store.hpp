@@ -317,6 +317,7 @@ inline void store(const GemmInstruction &op, const ResultTile &tile, uint64_t wi
 #pragma HLS INLINE off
     SYSTOLORA_MEMORY float scale_a[kOutputDepth];
     SYSTOLORA_MEMORY ColumnFactors factors;
+#pragma HLS BIND_STORAGE variable=scale_a type=ram_s2p impl=bram
 #pragma HLS ARRAY_PARTITION variable=factors.scale type=cyclic factor=kOutputLanes dim=1
 #pragma HLS ARRAY_PARTITION variable=factors.bias type=cyclic factor=kOutputLanes dim=1
     counts.vector = 0;
