@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import gcd, inf
+from typing import Any
 
 from .lanes import PIECE_WORDS, default_lanes, possible_lanes
 
@@ -295,57 +296,41 @@ def fitted_config(base: ArrayConfig, changes: Mapping[str, object]) -> ArrayConf
 
 _KB = 1024
 
+
+def _preset(board: str, part: str, size: tuple[int, int], kilobytes: tuple[int, int, int], **more: Any) -> ArrayConfig:
+    """A board's array: rows and columns; input, weight and output memory in KB."""
+    names = ("input_bytes", "weight_bytes", "output_bytes")
+    memories = {name: value * _KB for name, value in zip(names, kilobytes, strict=True)}
+    return ArrayConfig(board=board, part=part, rows=size[0], cols=size[1], **memories, **more)
+
+
+_KRIA: dict[str, Any] = {"clock_mhz": 166.67, "dram_gbps": 8.5}
+_ZYNQ: dict[str, Any] = {"clock_mhz": 250.0, "dram_gbps": 14.4}
+
 BOARDS: dict[str, ArrayConfig] = {
     config.board: config
     for config in (
-        ArrayConfig(
-            board="kv260",
-            part="xck26-sfvc784-2LV-c",
-            rows=32,
-            cols=16,
-            output_bytes=512 * _KB,
-            packed_dsp=False,
-            clock_mhz=166.67,
-            dram_gbps=8.5,
-        ),
-        ArrayConfig(
-            board="kr260",
-            part="xck26-sfvc784-2LV-c",
-            rows=32,
-            cols=16,
-            output_bytes=512 * _KB,
-            packed_dsp=False,
-            clock_mhz=166.67,
-            dram_gbps=8.5,
-        ),
-        ArrayConfig(board="zcu104", part="xczu7ev-ffvc1156-2-e", rows=32, cols=32, clock_mhz=250.0, dram_gbps=14.4),
-        ArrayConfig(board="zcu102", part="xczu9eg-ffvb1156-2-e", rows=32, cols=32, clock_mhz=250.0, dram_gbps=14.4),
-        ArrayConfig(
-            board="rfsoc4x2",
-            part="xczu48dr-ffvg1517-2-e",
-            rows=64,
-            cols=48,
-            weight_bytes=768 * _KB,
-            output_bytes=1536 * _KB,
-            clock_mhz=166.67,
-            dram_gbps=14.4,
-        ),
-        ArrayConfig(
-            board="ultra96v2",
-            part="xczu3eg-sbva484-1-i",
-            rows=16,
-            cols=8,
-            input_bytes=128 * _KB,
-            weight_bytes=128 * _KB,
-            output_bytes=256 * _KB,
+        _preset("kv260", "xck26-sfvc784-2LV-c", (32, 48), (768, 768, 384), **_KRIA),
+        _preset("kr260", "xck26-sfvc784-2LV-c", (32, 48), (768, 768, 384), **_KRIA),
+        _preset("zcu104", "xczu7ev-ffvc1156-2-e", (32, 64), (1024, 1024, 768), **_ZYNQ),
+        _preset("zcu102", "xczu9eg-ffvb1156-2-e", (32, 96), (1024, 768, 768), **_ZYNQ),
+        _preset("rfsoc4x2", "xczu48dr-ffvg1517-2-e", (64, 64), (1024, 1024, 1024), **_ZYNQ),
+        _preset(
+            "ultra96v2",
+            "xczu3eg-sbva484-1-i",
+            (16, 16),
+            (128, 128, 256),
             bus_bytes=8,
+            quantize_lanes=2,
+            epilogue_lanes=2,
             clock_mhz=125.0,
             dram_gbps=7.8,
         ),
     )
 }
-"""Presets by board. Each fits its part with a margin by the estimate of `resources` (LUTs are scarce first, so boards with
-many DSPs for their LUTs do not pack); clocks are such that I/O PLLs of 1,000 and 1,500 MHz both give, as `boards.pl_clock` says."""
+"""Presets by board. Each fits its part with a margin by the estimate of `resources`; DSPs are scarce first. 32 rows suit heads of 40
+best (docs/performance.md). Clocks are such that I/O PLLs of 1,000 and 1,500 MHz both give, as `boards.pl_clock` says: 166.67 MHz
+for the Kria's low-voltage part, 250 MHz for the others; none was met by a tool here."""
 
 
 def board_config(name: str) -> ArrayConfig:
