@@ -85,11 +85,13 @@ class _Ports:
     def reaches(self, function: Function, number: int, node: Node, method: str, before: bool) -> bool:
         """Whether a method of the port stands before (or behind) a place, in the function or around each call of it.
 
-        What stands in the other branch of an if is neither.
+        What stands in the other branch of an if is neither; nor is, behind a place, what an if of another condition holds.
         """
         place = node.extent[0]
         uses = [use for use in self.uses(function, number) if method in use.does and use.node is not node]
         ordered = [use for use in uses if (use.place < place if before else use.place > place)]
+        if not before:
+            ordered = [use for use in ordered if _conditions(use.node) <= _conditions(node)]
         if any(not exclude_each_other(use.node, node) for use in ordered):
             return True
         calls = self.project.calls_of(function.id)
@@ -98,6 +100,11 @@ class _Ports:
             if outer is None or not self.reaches(call.caller, outer, call.node, method, before):
                 return False
         return bool(calls)
+
+
+def _conditions(node: Node) -> set[str]:
+    """The conditions of the ifs around a place, as they are written."""
+    return {_text(around.children[0]) for around in node.ancestors() if around.kind == "IF_STMT"}
 
 
 def arguments(call: Node) -> list[Node]:
