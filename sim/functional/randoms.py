@@ -45,11 +45,11 @@ def random_gemm(config: ArrayConfig, rng: np.random.Generator, m: int, n: int, k
         scale_a=ScaleMode(int(rng.integers(3)) * float_result),
         scale_b=ScaleMode(int(rng.integers(3)) * float_result),
         bias=float_result and flag(),
-        scales_swapped=flag(),
         loop_order=LoopOrder(int(rng.integers(2))),
         alpha=float(np.float32(rng.choice([1.0, 0.25, 1.7, -3.1]))),
         tag=int(rng.integers(1 << 32)),
     )
+    op = replace(op, scales_swapped=op.tag % 2 == 1)
     return random_tiles(config, rng, op)
 
 
