@@ -16,7 +16,7 @@ from typing import Any
 
 from .lanes import PIECE_WORDS, default_lanes, possible_lanes
 
-HARDWARE_REVISION = 1
+HARDWARE_REVISION = 2
 """Raised whenever the generated hardware changes its behaviour; part of the fingerprint."""
 
 ACCUMULATOR_BYTES = 4

@@ -37,7 +37,7 @@ class ArrayOptions:
     clock_mhz: float = setting(ArrayConfig.clock_mhz, "clock of the array", group=_ARRAY, least=1, most=1000)
     quantize_lanes: int = setting(
         ArrayConfig.quantize_lanes,
-        "columns a clock of QUANTIZE: 1, 2, 4 ... 32; 0 takes the rule",
+        "columns a clock of QUANTIZE, a power of two; 0 takes the rule",
         group=_ARRAY,
         least=0,
         most=32,

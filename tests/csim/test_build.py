@@ -114,7 +114,7 @@ def test_testbench_on_ap_int(tmp_path: Path, ap_headers: Path) -> None:
         (GOLDEN_FILE, "constexpr uint32_t kGoldenStatus = 2048;", "constexpr uint32_t kGoldenStatus = 2048 + 128;"),
         ("src/epilogue.hpp", "op.scales_swapped ? factors.scale_a : factors.scale_b", "1.0f"),
         ("src/compute.hpp", "plan.input = sweep_plan(kLeadClocks, ", "plan.input = sweep_plan(kLeadClocks + 1, "),
-        ("src/quantize.hpp", "word = zero_bus_word();\n            index = 0;", "index = 0;"),
+        ("src/quantize.hpp", "results.word = zero_bus_word();\n", ""),
         ("src/config.hpp", "kFingerprint = 0x", "kFingerprint = 1 + 0x"),
     ],
     ids=["status", "scale", "clock", "padding", "fingerprint"],
@@ -171,6 +171,8 @@ def test_without_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("kRows = 8;", "kRows = 3;", "4 to 256 rows"),
         ("kInputLanes = 8;", "kInputLanes = 16;", "segments fill input words"),
+        ("kQuantizeLanes = 8;", "kQuantizeLanes = 3;", "lanes are a part of an output word"),
+        ("kPieceWords = 1024;", "kPieceWords = 1022;", "a piece gives whole words of integers"),
         ("kInputDepth = 32768;", "kInputDepth = 65537;", "at most 65536 words"),
         ("kMaxK = 131071;", "kMaxK = 131072;", "no sum of kMaxK products overflows"),
         ("kTestbenchBytes = 131072;", "kTestbenchBytes = 131080;", "whole bus words"),
