@@ -5,8 +5,9 @@
 {% if input %}
 // The load unit of A: from device memory into one half of the input memory.
 //
-// Lanes of the input memory run along k. A bus word that runs along the lanes is written as it is, in segments; one that
-// runs across them (A is stored transposed) turns a corner in a line buffer first. Patches of an image are formed here.
+// Lanes of the input memory run along k. A bus word that runs along the lanes is written as it is, in segments; one
+// that runs across them (A is stored transposed) turns a corner in a line buffer first. Patches of an image are formed
+// here.
 {% else %}
 // The load unit of B: from device memory into one half of the weight memory.
 //

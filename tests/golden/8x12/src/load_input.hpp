@@ -2,8 +2,9 @@
 
 // The load unit of A: from device memory into one half of the input memory.
 //
-// Lanes of the input memory run along k. A bus word that runs along the lanes is written as it is, in segments; one that
-// runs across them (A is stored transposed) turns a corner in a line buffer first. Patches of an image are formed here.
+// Lanes of the input memory run along k. A bus word that runs along the lanes is written as it is, in segments; one
+// that runs across them (A is stored transposed) turns a corner in a line buffer first. Patches of an image are formed
+// here.
 
 #ifndef SYSTOLORA_LOAD_INPUT_HPP
 #define SYSTOLORA_LOAD_INPUT_HPP
