@@ -201,7 +201,7 @@ rows:
         // A weight becomes active one clock before its first activation.
         word.swap[r] = passing[skew].swap[group];
         word.activation[r] = passing[skew + 1].lane[r];
-        // The load goes down a row a clock, and from band to band in two if output-stationary.
+        // The load goes down a row a clock, output-stationary from band to band in two.
         bool load = control.load;
         if (r > 0) {
             load = loading[r - 1];
