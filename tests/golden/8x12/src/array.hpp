@@ -234,8 +234,8 @@ constexpr int32_t kChainStart = (1 << (kPackedOffset - 1)) - 1;
 static_assert(kChain * 128 * 128 + kChainStart < (1 << kPackedOffset) && kChainStart >= kChain * 128 * 127,
               "the low sum of a chain keeps to its bits");
 
-// Adds one column's sums of the complete chains. The low ones are field - kChainStart, which is minus the field with its
-// lower 17 bits inverted, as a signed number; so adding it is one subtraction, and inverting bits costs it nothing.
+// Adds one column's sums of the complete chains. The low ones are field - kChainStart, which is minus the field with
+// its lower 17 bits inverted, as a signed number; so adding it is one subtraction, and inverting bits costs it nothing.
 inline void add_chains(const acc_t base[kGroups], const chain_t complete[kGroups], int column, acc_t total[kGroups])
 {
 #pragma HLS INLINE
