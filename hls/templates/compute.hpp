@@ -94,7 +94,7 @@ constexpr uint32_t kBandLeadClocks = kBandRows - kChain - kBandGroups + 2;
 
 // Weight-stationary: blocks of k within blocks of n.
 {% if config.output_stationary %}
-// Output-stationary: blocks of m within blocks of n; k enters in whole bands. The sums of the first row of C leave first.
+// Output-stationary: blocks of m within blocks of n; k enters in whole bands. The sums of C's first row leave first.
 {% endif %}
 inline ComputePlan compute_plan(const ComputeTile &tile)
 {

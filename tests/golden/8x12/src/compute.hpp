@@ -91,7 +91,7 @@ constexpr uint32_t kBandPassClocks = kChain + kBandGroups + (kBands - 1) + (kGro
 constexpr uint32_t kBandLeadClocks = kBandRows - kChain - kBandGroups + 2;
 
 // Weight-stationary: blocks of k within blocks of n.
-// Output-stationary: blocks of m within blocks of n; k enters in whole bands. The sums of the first row of C leave first.
+// Output-stationary: blocks of m within blocks of n; k enters in whole bands. The sums of C's first row leave first.
 inline ComputePlan compute_plan(const ComputeTile &tile)
 {
 #pragma HLS INLINE off
