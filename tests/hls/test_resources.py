@@ -154,7 +154,11 @@ def test_presets_name_the_parts_of_the_table() -> None:
 
 def test_memories_go_where_there_is_room() -> None:
     assert set(estimate(board_config("zcu102"), BOARD_TABLE["zcu102"].budget).storage.values()) == {"bram"}
-    assert set(estimate(board_config("kv260"), BOARD_TABLE["kv260"].budget).storage.values()) == {"uram"}
+    small = board_config("kv260").with_changes(cols=16, weight_bytes=512 << 10, output_bytes=512 << 10)
+    assert set(estimate(small, BOARD_TABLE["kv260"].budget).storage.values()) == {"uram"}
+    # All of it would fill the UltraRAM.
+    kinds = estimate(board_config("kv260"), BOARD_TABLE["kv260"].budget).storage
+    assert kinds == {"input": "uram", "weight": "uram", "output": "bram"}
 
 
 def test_share() -> None:

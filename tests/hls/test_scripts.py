@@ -258,7 +258,7 @@ def test_config_file_names_files_that_exist(tmp_path: Path) -> None:
     parser.read_string("[global]\n" + (project / "scripts/hls_config.cfg").read_text())
     assert parser["global"]["part"] == config.part
     assert parser["hls"]["syn.top"] == "systolora_top"
-    assert parser["hls"]["clock"] == "6.000ns"
+    assert parser["hls"]["clock"] == "4.000ns"
     names = lines["syn.file"] + lines["tb.file"]
     assert len(names) == 4
     assert all((project / "scripts" / name).exists() for name in names)

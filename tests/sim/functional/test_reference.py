@@ -277,15 +277,18 @@ def test_patches_and_reversed_blocks_are_torchs_convolution(seed: int) -> None:
     y_torch = torch.nn.functional.conv2d(x_torch, torch.from_numpy(w.astype(np.float64)), stride=stride, padding=pad)
     out = tuple(y_torch.shape[2:])
 
-    a = reference.gather_patches(x, out, (kernel, kernel), stride, 1, (pad, pad))
+    a = reference.gather_patches(x, out, (kernel, kernel), stride, (pad, pad))
     stored = w.transpose(2, 3, 1, 0).reshape(-1, 3)  # [kernel_height * kernel_width * channels, n]
     y = reference.gemm_int32(a, stored).reshape(2, *out, 3)
     assert np.array_equal(y.transpose(0, 3, 1, 2), y_torch.detach().numpy())
 
     g = rng.integers(-128, 128, y.shape).astype(np.int8)
     y_torch.backward(torch.from_numpy(g.astype(np.float64)).permute(0, 3, 1, 2))
-    a = reference.gather_patches(g, (size, size), (kernel, kernel), 1, stride, (kernel - 1 - pad,) * 2)
-    blocks = reference.reversed_blocks(stored.reshape(kernel * kernel, 4, 3), kernel * kernel, 4, 3)
+    # Without offloading's planes: zeros between the pixels, and all of the kernel.
+    spread = np.zeros((2, *(stride * (length - 1) + 1 for length in out), 3), np.int8)
+    spread[:, ::stride, ::stride] = g
+    a = reference.gather_patches(spread, (size, size), (kernel, kernel), 1, (kernel - 1 - pad,) * 2)
+    blocks = reference.reversed_blocks(stored.reshape(kernel * kernel, 4, 3), (kernel, kernel), (kernel, 1), 4)
     grad = reference.gemm_int32(a, blocks).reshape(x.shape)
     assert np.array_equal(grad.transpose(0, 3, 1, 2), x_torch.grad.numpy())
 
