@@ -30,6 +30,8 @@ MAX_MEMORY_WORDS = 65_536
 DATAFLOWS = (("ws",), ("os", "ws"))
 """What hardware can be built for. Output-stationary is an addition to the weight-stationary array, so alone it saves nothing."""
 
+_LEAST_SIDE = 4
+
 MIN_TILE_CLOCKS = 8
 """A partial sum is revisited no sooner than this many clocks: the read-add-write latency of the output memory."""
 
@@ -207,8 +209,8 @@ class ArrayConfig:
 def _check(config: ArrayConfig) -> None:
     for name in ("rows", "cols"):
         value = getattr(config, name)
-        if not 4 <= value <= 256:
-            raise ConfigError(f"{name} = {value}: allowed are 4 to 256; give --{name} in that range")
+        if not _LEAST_SIDE <= value <= 256:
+            raise ConfigError(f"{name} = {value}: allowed are {_LEAST_SIDE} to 256; give --{name} in that range")
     if config.bus_bytes not in (4, 8, 16, 32, 64):
         raise ConfigError(
             f"bus_bytes = {config.bus_bytes}: allowed are 4, 8, 16, 32 and 64 (16 is the width of a PS port)"
@@ -285,8 +287,8 @@ def fitted_config(base: ArrayConfig, changes: Mapping[str, object]) -> ArrayConf
         ConfigError: for a change that is not allowed.
     """
     size = [changes.get(name, getattr(base, name)) for name in ("rows", "cols", "bus_bytes")]
-    if not all(isinstance(value, int) and 0 < value <= MAX_MEMORY_WORDS for value in size):
-        return base.with_changes(**changes)
+    if not all(isinstance(value, int) and 0 < value <= 256 for value in size) or min(size[:2]) < _LEAST_SIDE:
+        return base.with_changes(**changes)  # which says what is wrong
     fitted: dict[str, object] = {}
     for name, (unit, least) in _memory_units(*size).items():  # type: ignore[arg-type]
         whole = getattr(base, name) // unit * unit

@@ -45,7 +45,7 @@ def test_an_option_changes_its_field(changes: dict, name: str, value: Any) -> No
     [
         ({"clock_mhz": 100.0, "dram_gbps": 9.0}, "kv260"),
         ({"input_bytes": 65536}, ""),
-        ({"input_bytes": 512 * 1024}, "kv260"),
+        ({"input_bytes": 768 * 1024}, "kv260"),
     ],
 )
 def test_another_array_is_no_board_s_any_more(changes: dict, board: str) -> None:

@@ -195,7 +195,7 @@ def test_the_step_takes_accelerator_and_host(
     again = sum(item.macs for item in everything.gemms if item.gemm.kind == "grad_scores")
     assert found["macs"] == everything.macs() - key_value.macs() + again
     print_simulation(done, make_console())
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     assert "attention products left to the host, adapter on kv" in text
     assert f"accelerator and host, one after the other: {step['wall_seconds']:.3f} s" in text
     assert "four A53 at 1.333 GHz, assumed" in text

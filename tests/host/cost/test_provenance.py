@@ -38,7 +38,9 @@ def test_the_resolved_configuration_is_there(listed: SimulateSettings) -> None:
     assert found["array"].items() >= asdict(machine.config).items()
     assert found["array"]["input_depth"] == machine.config.input_depth
     assert found["array"]["fingerprint_text"] == machine.config.fingerprint_text
-    assert found["dram"] == asdict(machine.dram) and found["dram"]["latency"] == 75
+    assert found["dram"] == asdict(machine.dram) and found["dram"]["latency"] == round(
+        300 * machine.config.clock_mhz / 1000
+    )
     assert found["energy"] == asdict(technology("7nm"))
     assert found["version"] == version("systolora") and found["libraries"]["torch"]
     assert found["settings"]["latency_ns"] == 500.0 and "rank" not in found["settings"]

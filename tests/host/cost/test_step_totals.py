@@ -65,9 +65,9 @@ def test_energy_of_a_step_by_hand(step: Simulation) -> None:
     """Horowitz's table at 45 nm: an element three FP32 products of 3.7 and two sums of 0.9 pJ; 20 and 1,300 pJ for 8 bytes of SRAM and DRAM."""
     element, sram, dram = 3 * 3.7 + 2 * 0.9, 20 / 8, 1300 / 8
     by_column, whole = 64 * 32, 64 * 48
-    # What is read and written passes a memory, in and out, scales too; a column's magnitude is written once and read twice.
-    on_chip = COLUMNS * (2 * (2 * 4 * by_column + by_column + 4 * 32) + 3 * 4 * by_column)
-    on_chip += TENSORS * 2 * (2 * 4 * whole + whole + 16)
+    # What is written passes a memory, in and out, scales too; a column's magnitude is written once and read twice.
+    on_chip = COLUMNS * (2 * (by_column + 4 * 32) + 3 * 4 * by_column)
+    on_chip += TENSORS * 2 * (whole + 16)
     quantizing = element * (COLUMNS * by_column + TENSORS * whole) + sram * on_chip
     quantizing += dram * (COLUMNS * COLUMN_BYTES + TENSORS * TENSOR_BYTES)
     # Words are of 16 bytes, and every row here is a whole number of them.

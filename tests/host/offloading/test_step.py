@@ -223,7 +223,7 @@ def test_the_bits_of_a_step_do_not_depend_on_the_board_s_tiling() -> None:
     """Arrays for which the compiler exchanges the operands of other products, and cuts others in tiles."""
     configs = (
         ArrayConfig(rows=64, cols=64, bus_bytes=64),
-        ArrayConfig(rows=4, cols=8, input_bytes=8192, weight_bytes=16384, output_bytes=65536),
+        ArrayConfig(rows=128, cols=8),
     )
     results, exchanged = [], []
     for config in configs:
@@ -235,7 +235,7 @@ def test_the_bits_of_a_step_do_not_depend_on_the_board_s_tiling() -> None:
             else None
         )
         results.append(step(model))
-        exchanged.append({(label.rpartition(": ")[2]) for label, _, _ in seen})
+        exchanged.append(seen)
     assert exchanged[0] != exchanged[1], exchanged
     assert results[0].keys() == results[1].keys()
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
