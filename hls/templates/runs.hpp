@@ -1,152 +1,141 @@
-// A matrix in device memory as runs of bus words, and the bursts that read or write it with requests ahead of data.
+// Rows of a matrix in device memory as a sequence of runs, read and written with requests ahead of data.
 
 #ifndef SYSTOLORA_RUNS_HPP
 #define SYSTOLORA_RUNS_HPP
 
 #include "config.hpp"
+#include "requests.hpp"
 #include "types.hpp"
 
-// What is still to be asked for, row after row. Rows without gaps between them are a single run.
-struct Runs {
-    uint64_t place;   // of the next word, in bus words from the window on
-    uint64_t left;    // words of this run
-    uint64_t length;  // words of every run
-    uint64_t gap;     // words between the end of a run and the next
-    uint32_t more;    // runs after this one
+// Rows that are still to be asked for. Places are bus words, counted from the window's first address.
+struct Rows {
+    uint64_t row;     // where this row begins
+    uint64_t stride;  // to where the next one does
+    uint64_t words;   // of a row
+    uint64_t first;   // of the next run
+    uint64_t left;    // words of this row from there on
+    uint32_t rows;    // this one included
 };
 
-struct Burst {
-    uint64_t place;
-    uint32_t words;  // zero: nothing is left
-};
-
-inline Runs runs_of(uint64_t place, uint64_t stride, uint32_t rows, uint32_t row_words)
+inline Rows rows_at(uint64_t first, uint64_t stride, uint32_t rows, uint64_t words)
 {
 #pragma HLS INLINE
-    const bool dense = stride == row_words;
-    Runs runs;
-    runs.place = place;
-    runs.length = dense ? uint64_t(rows) * row_words : row_words;
-    runs.left = runs.length;
-    runs.gap = stride - row_words;
-    runs.more = dense ? 0 : rows - 1;
-    return runs;
+    return Rows{first, stride, words, first, words, rows};
 }
 
-// Takes the next burst, of at most `most` words.
-inline Burst next_burst(Runs &runs, uint32_t most)
+// A whole matrix: if there are no gaps between its rows, they are one long row.
+inline Rows matrix_at(uint64_t first, uint64_t stride, uint32_t rows, uint32_t words)
 {
 #pragma HLS INLINE
-    const uint32_t longest = least(most, kBurstWords);
-    Burst burst;
-    burst.place = runs.place;
-    burst.words = runs.left < longest ? uint32_t(runs.left) : longest;
-    runs.place += burst.words;
-    runs.left -= burst.words;
-    if (runs.left == 0 && runs.more != 0) {
-        runs.place += runs.gap;
-        runs.left = runs.length;
-        --runs.more;
+    const bool dense = stride == words;
+    return rows_at(first, stride, dense ? 1 : rows, dense ? uint64_t(rows) * words : words);
+}
+
+// The next run, and moves on. Behind the last there are runs without words.
+inline Run next_run(Rows &at)
+{
+#pragma HLS INLINE
+    const bool row_ends = at.left <= kBurstWords;
+    const uint32_t words = row_ends ? uint32_t(at.left) : uint32_t(kBurstWords);
+    const uint64_t next_row = at.row + at.stride;
+    Run run;
+    run.exists = true;
+    run.first = at.first;
+    run.words = at.rows == 0 ? 0 : words;
+    at.first = row_ends ? next_row : at.first + words;
+    at.row = row_ends ? next_row : at.row;
+    at.left = row_ends ? at.words : at.left - words;
+    at.rows = row_ends && at.rows != 0 ? at.rows - 1 : at.rows;
+    return run;
+}
+
+// Rows that are being read.
+struct RowReader {
+    Rows at;
+    AskedRuns asked;
+};
+
+// Asks for the first runs.
+inline void begin_reading(Port memory, const Rows &rows, RowReader &reader)
+{
+#pragma HLS INLINE
+    reader.at = rows;
+ahead:
+    for (int i = 0; i < kAhead; ++i) {
+#pragma HLS PIPELINE II=1
+        const Run run = next_run(reader.at);
+        ask(memory, run);
+        put_run(reader.asked, i, run);
     }
-    return burst;
 }
 
-// Reading: what is still to be asked for, and the words of the bursts that were, in a ring.
-struct Reader {
-    Runs runs;
-    uint32_t words[kRequestsInFlight];
-    uint32_t current;
-    uint32_t left;  // of the current burst
-};
-
-// Asks for the first bursts.
-inline Reader start_reading(Port memory, const Runs &runs)
+// The next bus word.
+inline BusWord read_word(Port memory, RowReader &reader)
 {
 #pragma HLS INLINE
-    Reader reader;
-    reader.runs = runs;
-requests:
-    for (int i = 0; i < kRequestsInFlight; ++i) {
-        const Burst burst = next_burst(reader.runs, kBurstWords);
-        if (burst.words != 0) {
-            memory.read_request(burst.place, burst.words);
+    if (reader.asked.left == 0) {
+        const Run later = next_run(reader.at);
+        ask(memory, later);
+        begin_run(reader.asked, later);
+    }
+    --reader.asked.left;
+    return memory.read();
+}
+
+// Rows that are being written: the words left of the run that passes, and the requests whose answer was not taken.
+struct RowWriter {
+    Rows at;
+    uint32_t left;
+    uint32_t open;
+};
+
+inline RowWriter begin_writing(const Rows &rows, uint32_t open)
+{
+#pragma HLS INLINE
+    return RowWriter{rows, 0, open};
+}
+
+// Writes the next bus word. A run is asked for with its first word and not before: the port sends no request before it
+// has all its words. Of kRequestsInFlight open requests the oldest is waited for, behind a word of the newest: all that
+// it waits for stands before it in the loop.
+inline void write_word(Port memory, RowWriter &writer, const BusWord &word)
+{
+#pragma HLS INLINE
+    if (writer.left == 0) {
+        const Run run = next_run(writer.at);
+        if (run.words != 0) {
+            memory.write_request(run.first, run.words);
         }
-        reader.words[i] = burst.words;
+        writer.left = run.words;
+        ++writer.open;
     }
-    reader.current = 0;
-    reader.left = reader.words[0];
-    return reader;
+    --writer.left;
+    memory.write(word);
+    if (writer.open == kRequestsInFlight) {
+        memory.write_response();
+        --writer.open;
+    }
 }
 
-// The next word; with the last one of a burst another is asked for, so that as many stay under way.
-inline BusWord read_word(Port memory, Reader &reader)
-{
-#pragma HLS INLINE
-    const BusWord word = memory.read();
-    --reader.left;
-    if (reader.left == 0) {
-        const Burst burst = next_burst(reader.runs, kBurstWords);
-        if (burst.words != 0) {
-            memory.read_request(burst.place, burst.words);
-        }
-        reader.words[reader.current] = burst.words;
-        reader.current = (reader.current + 1) % kRequestsInFlight;
-        reader.left = reader.words[reader.current];
-    }
-    return word;
-}
-
-// Writing: what is still to be asked for, and the requests whose answers are still to be taken.
-struct Writer {
-    Runs runs;
-    uint32_t unanswered;
-};
-
-// Writes the next words. Half of the requests that a port holds are made at once; their answers are taken when the
-// words of the next ones have passed, so that nobody waits for them.
-inline void write_words(Port memory, Writer &writer, uint32_t count, const BusWord words[kResultWords])
+// Writes the next bus words. A run may go on in the next call.
+inline void write_words(Port memory, RowWriter &writer, uint32_t count, const BusWord words[kResultWords])
 {
 #pragma HLS INLINE off
-    uint32_t done = 0;
-groups:
-    for (uint32_t g = 0; g < count; ++g) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kResultWords
-        if (done == count) {
-            break;
-        }
-        uint32_t asked = 0;
-        uint32_t requests = 0;
-    requests:
-        for (int i = 0; i < kRequestsInFlight / 2; ++i) {
-            const Burst burst = next_burst(writer.runs, count - done - asked);
-            if (burst.words != 0) {
-                memory.write_request(burst.place, burst.words);
-                ++requests;
-            }
-            asked += burst.words;
-        }
-    write:
-        for (uint32_t w = 0; w < asked; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kResultWords
+words:
+    for (uint32_t w = 0; w < count; ++w) {
+#pragma HLS LOOP_TRIPCOUNT min=0 max=kResultWords
 #pragma HLS PIPELINE II=1
-            memory.write(words[done + w]);
-        }
-    answers:
-        for (uint32_t i = 0; i < writer.unanswered; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min=0 max=kRequestsInFlight/2
-            memory.write_response();
-        }
-        writer.unanswered = requests;
-        done += asked;
+        write_word(memory, writer, words[w]);
     }
 }
 
-inline void finish_writing(Port memory, const Writer &writer)
+// Takes the answers that are left: afterwards all that was written is in device memory.
+inline void await_writes(Port memory, uint32_t open)
 {
 #pragma HLS INLINE off
 answers:
-    for (uint32_t i = 0; i < writer.unanswered; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min=0 max=kRequestsInFlight/2
+    for (uint32_t i = 0; i < open; ++i) {
+#pragma HLS LOOP_TRIPCOUNT min=0 max=kRequestsInFlight
         memory.write_response();
     }
 }

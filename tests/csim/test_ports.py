@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from systolora.hls.config import ArrayConfig
 from systolora.hls.design import BURST_WORDS, REQUESTS_IN_FLIGHT
-from systolora.hls.generate import render_standin
-from systolora.hls.isa import Dataflow, Gemm, OperandA, OperandB, Result
+from systolora.hls.generate import render_sources, render_standin
+from systolora.hls.isa import Axis, Dataflow, Gemm, OperandA, OperandB, Quantize, Result, Source
 from systolora.sim.csim.build import Build, compile_cached, csim_sources
 from systolora.sim.functional.controller import Controller
 
@@ -152,6 +152,33 @@ def test_patches_and_reversed_blocks_are_asked_for_ahead_too() -> None:
     assert builder.add(op)
     most = most_open(CONFIG, builder.case())
     assert most["input"] == most["weight"] == (REQUESTS_IN_FLIGHT, 0)
+
+
+@pytest.mark.parametrize("axis", list(Axis))
+@pytest.mark.parametrize("columns", [4, 600])
+def test_rows_of_quantize_are_asked_for_ahead_too(columns: int, axis: Axis) -> None:
+    """Rows with gaps: runs of one word, which a piece has many of, and rows that are longer than a run."""
+    builder = ProgramBuilder(CONFIG, np.random.default_rng(0))
+    rows, a_stride, c_stride = 24, 4 * columns + 16, (columns + 15) // 16 * 16 + 16
+    a = builder.place(builder.floats(rows * columns, wild=False).reshape(rows, columns), rows, a_stride)
+    c, scales = builder.reserve(rows * c_stride), builder.reserve(4 * max(rows, columns))
+    places = {"a_address": a, "c_address": c, "a_stride": a_stride, "c_stride": c_stride, "scale_a_address": scales}
+    assert builder.add(Quantize(m=rows, n=columns, **places, source=Source.FLOAT32, axis=axis))
+    most = most_open(CONFIG, builder.case())
+    assert (most["input"], most["output"]) == ((REQUESTS_IN_FLIGHT, 0), (0, REQUESTS_IN_FLIGHT))
+
+
+@pytest.mark.parametrize("config", [CONFIG, ArrayConfig()], ids=["small", "default"])
+def test_no_function_asks_behind_a_word_that_it_reads(config: ArrayConfig) -> None:
+    """In a pipelined loop the request of a later turn would stand behind a word that may wait for it: a hang that
+    C-simulation cannot show, as it runs turn by turn."""
+    readers = 0
+    for name, text in render_sources(config).items():
+        for function in text.split("\n}\n"):
+            word = function.find(".read()")
+            readers += word >= 0
+            assert word < 0 or max(function.rfind(" ask("), function.rfind(".read_request(")) < word, (name, function)
+    assert readers >= 5
 
 
 @pytest.mark.parametrize("seed", range(8))
