@@ -114,7 +114,7 @@ def test_testbench_on_ap_int(tmp_path: Path, ap_headers: Path) -> None:
         (GOLDEN_FILE, "constexpr uint32_t kGoldenStatus = 2048;", "constexpr uint32_t kGoldenStatus = 2048 + 128;"),
         ("src/epilogue.hpp", "op.scales_swapped ? factors.scale_a : factors.scale_b", "1.0f"),
         ("src/compute.hpp", "plan.input = sweep_plan(kLeadClocks, ", "plan.input = sweep_plan(kLeadClocks + 1, "),
-        ("src/quantize.hpp", "results.word = zero_bus_word();\n", ""),
+        ("src/quantize.hpp", "        results.word = zero_bus_word();\n", ""),
         ("src/config.hpp", "kFingerprint = 0x", "kFingerprint = 1 + 0x"),
     ],
     ids=["status", "scale", "clock", "padding", "fingerprint"],

@@ -145,7 +145,7 @@ def test_patches_and_reversed_blocks_are_asked_for_ahead_too() -> None:
     weight = builder.place(builder.integers((9 * 16, 16)), 9 * 16, 32)
     c = builder.reserve(256 * 64)
     geometry = {"channels": 16, "image_height": 16, "image_width": 16, "out_height": 16, "out_width": 16}
-    kernel = {"kernel_height": 3, "kernel_width": 3, "step": 1, "spread": 1, "pad_top": 1, "pad_left": 1}
+    kernel = {"kernel_height": 3, "kernel_width": 3, "step": 1, "pad_top": 1, "pad_left": 1}
     forms = {"a_form": OperandA.PATCHES, "b_form": OperandB.REVERSED_BLOCKS, "transpose_b": True}
     places = {"a_address": image, "b_address": weight, "c_address": c, "a_stride": 32, "b_stride": 32, "c_stride": 64}
     op = Gemm(256, 16, 144, 48, 16, 144, **places, **geometry, **kernel, **forms)  # type: ignore[arg-type]

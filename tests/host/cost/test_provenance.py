@@ -39,7 +39,7 @@ def test_the_resolved_configuration_is_there(listed: SimulateSettings) -> None:
     assert found["array"]["input_depth"] == machine.config.input_depth
     assert found["array"]["fingerprint_text"] == machine.config.fingerprint_text
     assert found["dram"] == asdict(machine.dram) and found["dram"]["latency"] == round(
-        300 * machine.config.clock_mhz / 1000
+        500 * machine.config.clock_mhz / 1000
     )
     assert found["energy"] == asdict(technology("7nm"))
     assert found["version"] == version("systolora") and found["libraries"]["torch"]

@@ -43,7 +43,7 @@ struct Words {
 };
 
 // At the first values of a bus word: reads it, keeps it, and finds what was kept there before.
-inline void next_words(const Cut &cut, const PieceRound &round, const Step &step, Port memory, Reader &reader,
+inline void next_words(const Cut &cut, const PieceRound &round, const Step &step, Port memory, RowReader &reader,
                        InputSegment kept[kInputDepth][kInputSegments], KeptPlace &place, Words &words)
 {
 #pragma HLS INLINE
@@ -110,7 +110,7 @@ rows:
 
 // One round.
 inline void work_round(const QuantizeInstruction &op, const Cut &cut, const Pass &pass, const PieceRound &round,
-                       Port memory, Reader &reader, InputSegment kept[kInputDepth][kInputSegments],
+                       Port memory, RowReader &reader, InputSegment kept[kInputDepth][kInputSegments],
                        OutputSegment groups[kOutputDepth][kOutputSegments],
                        const OutputSegment factors[kOutputDepth][kOutputSegments], uint32_t inverse[kPieceRows],
                        Found &found, BusWord integers[kResultWords])
@@ -169,8 +169,12 @@ inline void run_pass(const QuantizeInstruction &op, const Cut &cut, const Pass &
     const uint64_t source = (op.a_address - window_address) / kBusBytes;
     const uint64_t target = (op.c_address - window_address) / kBusBytes;
     const uint64_t delay = cut.one_pass ? cut.across : 0;  // from reading a piece to its integers
-    Reader reader = start_reading(memory_input, runs_of(source, op.a_stride / kBusBytes, op.m, cut.row_words));
-    Writer writer = {runs_of(target, op.c_stride / kBusBytes, op.m, divide_up(op.n, kBusBytes)), 0};
+    RowReader reader;
+#pragma HLS ARRAY_PARTITION variable=reader.asked.words type=complete dim=1
+#pragma HLS ARRAY_PARTITION variable=reader.asked.exists type=complete dim=1
+    begin_reading(memory_input, matrix_at(source, op.a_stride / kBusBytes, op.m, cut.row_words), reader);
+    RowWriter writer =
+        begin_writing(matrix_at(target, op.c_stride / kBusBytes, op.m, divide_up(op.n, kBusBytes)), 0);
     Piece taking = first_piece(op, cut);
     Piece next_given = first_piece(op, cut);
     Piece writing = no_piece();
@@ -197,7 +201,7 @@ rounds:
         }
         taking = next_piece(op, cut, taking);
     }
-    finish_writing(memory_output, writer);
+    await_writes(memory_output, writer.open);
 }
 
 // Executes a checked QUANTIZE. No GEMM's tile in the input memory is needed any more: `reuse_a` reaches back to the

@@ -24,7 +24,9 @@ inline uint32_t load_factors(const QuantizeInstruction &op, uint64_t window_addr
     const uint64_t first = (op.scale_b_address - window_address) / kBusBytes;
     const uint32_t words = divide_up(op.n, kBusFloats);
     OutputCursor place = cursor_at(0);
-    memory.read_request(first, words);
+    if (words != 0) {
+        memory.read_request(first, words);
+    }
 words:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth
@@ -111,7 +113,7 @@ inline uint32_t store_scales(const QuantizeInstruction &op, uint64_t window_addr
     const uint64_t first = (op.scale_a_address - window_address) / kBusBytes;
     const uint32_t count = scale_count(op);
     const uint32_t words = divide_up(count, kBusFloats);
-    Writer writer = {runs_of(first, words, 1, words), 0};
+    RowWriter writer = begin_writing(rows_at(first, words, 1, words), 0);
 lines:
     for (uint32_t group = 0; group < count; group += kScalesInLine) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth
@@ -119,7 +121,7 @@ lines:
         invert_groups(group, in_line, groups, line);
         write_words(memory, writer, divide_up(in_line, kBusFloats), line);
     }
-    finish_writing(memory, writer);
+    await_writes(memory, writer.open);
     return words;
 }
 

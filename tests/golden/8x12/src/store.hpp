@@ -10,7 +10,7 @@
 #include "epilogue.hpp"
 #include "instruction.hpp"
 #include "memories.hpp"
-#include "requests.hpp"
+#include "runs.hpp"
 #include "types.hpp"
 
 // A tile of C whose sums are complete.
@@ -59,7 +59,9 @@ inline uint32_t load_lines(Port memory, uint64_t first, uint32_t count,
 {
 #pragma HLS INLINE
     const uint32_t words = divide_up(count, kBusFloats);
-    memory.read_request(first, words);
+    if (words != 0) {
+        memory.read_request(first, words);
+    }
 words:
     for (uint32_t w = 0; w < words; ++w) {
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
@@ -117,127 +119,13 @@ inline uint32_t load_column_factors(const GemmInstruction &op, const ResultTile 
     return words;
 }
 
-// The rows of C in a group of columns, and where the next run of them is that is asked for.
-struct ResultRows {
-    uint64_t first;   // in bus words from the window's first address
-    uint64_t stride;  // in bus words
-    uint32_t words;   // of a row
-};
-
-struct ResultCursor {
-    uint64_t row;
-    uint64_t first;
-    uint32_t left;  // bus words of the row from here on
-    uint32_t rows;  // left, this one included
-};
-
-inline ResultCursor first_result_run(const ResultRows &rows, uint32_t count)
-{
-#pragma HLS INLINE
-    ResultCursor at;
-    at.row = rows.first;
-    at.first = rows.first;
-    at.left = rows.words;
-    at.rows = count;
-    return at;
-}
-
-inline Run next_result_run(const ResultRows &rows, ResultCursor &at)
-{
-#pragma HLS INLINE
-    const uint32_t words = least(at.left, kBurstWords);
-    const bool row_ends = words == at.left;
-    Run run;
-    run.exists = true;
-    run.first = at.first;
-    run.words = at.rows == 0 ? 0 : words;
-    at.first = row_ends ? at.row + rows.stride : at.first + words;
-    at.row = row_ends ? at.row + rows.stride : at.row;
-    at.left = row_ends ? rows.words : at.left - words;
-    at.rows = row_ends && at.rows != 0 ? at.rows - 1 : at.rows;
-    return run;
-}
-
-// Old rows that are being read. A row of C is read before it is written, and no two rows share a byte.
-struct ResultReader {
-    ResultCursor at;
-    AskedRuns asked;
-};
-
-// Asks for the first old rows.
-inline void begin_old_rows(const ResultRows &rows, uint32_t count, Port memory, ResultReader &reader)
-{
-#pragma HLS INLINE off
-    reader.at = first_result_run(rows, count);
-ahead:
-    for (int i = 0; i < kAhead; ++i) {
-#pragma HLS PIPELINE II=1
-        const Run run = next_result_run(rows, reader.at);
-        ask(memory, run);
-        put_run(reader.asked, i, run);
-    }
-}
-
-// The next bus word of the old rows.
-inline BusWord next_old_word(const ResultRows &rows, Port memory, ResultReader &reader)
-{
-#pragma HLS INLINE
-    if (reader.asked.left == 0) {
-        const Run later = next_result_run(rows, reader.at);
-        ask(memory, later);
-        begin_run(reader.asked, later);
-    }
-    --reader.asked.left;
-    return memory.read();
-}
-
-// Rows that are being written: the next run, the words left of this one, and the requests whose answer was not taken.
-struct ResultWriter {
-    ResultCursor at;
-    uint32_t left;
-    uint32_t open;
-};
-
-// Writes the next bus word of the rows. A run is asked for with its first word and not before: the port sends no
-// request before it has all its words. Of kRequestsInFlight open requests the oldest is waited for, behind a word of
-// the newest: all that it waits for stands before it in the loop.
-inline void put_word(const ResultRows &rows, Port memory, ResultWriter &writer, const BusWord &word)
-{
-#pragma HLS INLINE
-    if (writer.left == 0) {
-        const Run run = next_result_run(rows, writer.at);
-        if (run.words != 0) {
-            memory.write_request(run.first, run.words);
-        }
-        writer.left = run.words;
-        ++writer.open;
-    }
-    --writer.left;
-    memory.write(word);
-    if (writer.open == kRequestsInFlight) {
-        memory.write_response();
-        --writer.open;
-    }
-}
-
-// Takes the answers that are left: afterwards all that was written is in device memory.
-inline void await_writes(Port memory, uint32_t open)
-{
-#pragma HLS INLINE off
-answers:
-    for (uint32_t i = 0; i < open; ++i) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kRequestsInFlight
-        memory.write_response();
-    }
-}
-
 // Finishes and writes the rows of a group of columns: one loop over all of them, kEpilogueLanes columns a clock, but no
-// more than a bus word holds. `first`
-// is the group's first word of the output memory; those of the next columns are `count` further on.
-inline void finish_rows(const GemmInstruction &op, const ResultRows &rows, uint32_t count, uint32_t columns,
-                        uint32_t first, const float scale_a[kOutputDepth], const ColumnFactors &factors, Port memory,
-                        const OutputSegment output[kOutputDepth][kOutputSegments], ResultReader &reader,
-                        ResultWriter &writer)
+// more than a bus word holds. A row of C is read before it is written, and no two rows share a byte. `first` is the
+// group's first word of the output memory; those of the next columns are `count` further on.
+inline void finish_rows(const GemmInstruction &op, uint32_t count, uint32_t columns, uint32_t first,
+                        const float scale_a[kOutputDepth], const ColumnFactors &factors, Port memory,
+                        const OutputSegment output[kOutputDepth][kOutputSegments], RowReader &reader,
+                        RowWriter &writer)
 {
 #pragma HLS INLINE off
     const bool half = op.result == Result::bfloat16;
@@ -255,7 +143,7 @@ steps:
 #pragma HLS LOOP_TRIPCOUNT min=1 max=kOutputDepth*kGroupColumns/kEpilogueFloats
 #pragma HLS PIPELINE II=1
         if (op.accumulate && index == 0) {
-            old = next_old_word(rows, memory, reader);
+            old = read_word(memory, reader);
         }
         const EpilogueLanes sums = read_epilogue_lanes(output, place, lanes);
         const float scale = scale_a[op.scale_a == ScaleMode::vector ? row : 0];
@@ -264,7 +152,7 @@ steps:
         index += lanes;
         const bool row_ends = column >= columns;
         if (index == elements || row_ends) {
-            put_word(rows, memory, writer, word);
+            write_word(memory, writer, word);
             word = zero_bus_word();
             index = 0;
         }
@@ -286,23 +174,19 @@ inline void store_group(const GemmInstruction &op, const ResultTile &tile, uint3
 #pragma HLS INLINE off
     const uint32_t size = result_bytes(op.result);
     const uint64_t matrix = (op.c_address - window_address) / kBusBytes;
-    ResultRows rows;
-    rows.stride = op.c_stride / kBusBytes;
-    rows.first = matrix + tile.m0 * rows.stride + uint64_t(tile.n0 + column) * size / kBusBytes;
-    rows.words = divide_up(columns * size, kBusBytes);
-    ResultReader reader;
+    const uint64_t stride = op.c_stride / kBusBytes;
+    const uint64_t first = matrix + tile.m0 * stride + uint64_t(tile.n0 + column) * size / kBusBytes;
+    const uint32_t words = divide_up(columns * size, kBusBytes);
+    RowReader reader;
 #pragma HLS ARRAY_PARTITION variable=reader.asked.words type=complete dim=1
 #pragma HLS ARRAY_PARTITION variable=reader.asked.exists type=complete dim=1
-    begin_old_rows(rows, op.accumulate ? tile.tile_m : 0, memory, reader);
-    ResultWriter writer;
-    writer.at = first_result_run(rows, tile.tile_m);
-    writer.left = 0;
-    writer.open = open;
-    finish_rows(op, rows, tile.tile_m, columns, column / kCols * tile.tile_m, scale_a, factors, memory, output, reader,
+    begin_reading(memory, rows_at(first, stride, op.accumulate ? tile.tile_m : 0, words), reader);
+    RowWriter writer = begin_writing(rows_at(first, stride, tile.tile_m, words), open);
+    finish_rows(op, tile.tile_m, columns, column / kCols * tile.tile_m, scale_a, factors, memory, output, reader,
                 writer);
     open = writer.open;
-    counts.loaded += op.accumulate ? tile.tile_m * rows.words : 0;
-    counts.stored += tile.tile_m * rows.words;
+    counts.loaded += op.accumulate ? tile.tile_m * words : 0;
+    counts.stored += tile.tile_m * words;
 }
 
 // Stores a tile. Nothing happens if it is not valid.
