@@ -286,11 +286,12 @@ def fitted_config(base: ArrayConfig, changes: Mapping[str, object]) -> ArrayConf
     Raises:
         ConfigError: for a change that is not allowed.
     """
-    size = [changes.get(name, getattr(base, name)) for name in ("rows", "cols", "bus_bytes")]
-    if not all(isinstance(value, int) and 0 < value <= 256 for value in size) or min(size[:2]) < _LEAST_SIDE:
+    names = ("rows", "cols", "bus_bytes")
+    size = [value for name in names if isinstance(value := changes.get(name, getattr(base, name)), int)]
+    if len(size) < len(names) or not _LEAST_SIDE <= min(size) <= max(size) <= 256:
         return base.with_changes(**changes)  # which says what is wrong
     fitted: dict[str, object] = {}
-    for name, (unit, least) in _memory_units(*size).items():  # type: ignore[arg-type]
+    for name, (unit, least) in _memory_units(*size).items():
         whole = getattr(base, name) // unit * unit
         fitted[name] = min(max(whole, least), unit * MAX_MEMORY_WORDS)
     return base.with_changes(**{**fitted, **changes})
@@ -302,8 +303,8 @@ _KB = 1024
 def _preset(board: str, part: str, size: tuple[int, int], kilobytes: tuple[int, int, int], **more: Any) -> ArrayConfig:
     """A board's array: rows and columns; input, weight and output memory in KB."""
     names = ("input_bytes", "weight_bytes", "output_bytes")
-    memories = {name: value * _KB for name, value in zip(names, kilobytes, strict=True)}
-    return ArrayConfig(board=board, part=part, rows=size[0], cols=size[1], **memories, **more)
+    more |= {name: value * _KB for name, value in zip(names, kilobytes, strict=True)}
+    return ArrayConfig(board=board, part=part, rows=size[0], cols=size[1], **more)
 
 
 _KRIA: dict[str, Any] = {"clock_mhz": 166.67, "dram_gbps": 8.5}

@@ -112,7 +112,7 @@ def quantize(
     x = canonical(x)
     if column_factor is not None:
         x = multiply(x, np.asarray(column_factor, np.float32)[None, :])
-    broken = ~np.isfinite(x)
+    broken: NDArray[np.bool_] = np.logical_not(np.isfinite(x))
     if not broken.any():
         return _quantize_finite(x, axis, rounding, seed, index)
     if axis != Axis.ROW:
