@@ -112,12 +112,12 @@ def quantize(
     x = canonical(x)
     if column_factor is not None:
         x = multiply(x, np.asarray(column_factor, np.float32)[None, :])
-    broken: NDArray[np.bool_] = np.logical_not(np.isfinite(x))
+    broken = ~np.isfinite(x)
     if not broken.any():
         return _quantize_finite(x, axis, rounding, seed, index)
     if axis != Axis.ROW:
         raise NonFiniteError
-    rows = broken.any(axis=1)
+    rows = np.asarray(broken.any(axis=1))
     q, scale = _quantize_finite(np.where(rows[:, None], np.float32(0), x), axis, rounding, seed, index)
     raise NonFiniteError((q, np.where(rows, np.float32(np.nan), scale)))
 
