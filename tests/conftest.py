@@ -10,9 +10,11 @@ import pytest
 # The models of the tests are tiny: a second thread costs more than it brings, and on a busy machine very much more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell that starts the tests in the background has Ctrl-C ignored, in all that they start as well; the tests are about Ctrl-C.
+# A shell that starts the tests in the background has Ctrl-C ignored, nohup SIGHUP, in all that they start as well; tests are about both.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,10 +22,11 @@ SHARED = ("targets", "adapt", "attention_products", "rank")
 
 
 def shape(op: Gemm) -> tuple[int, ...]:
-    """What is multiplied, however it is tiled and in whichever dataflow."""
-    patches = (
-        (op.channels, op.kernel_height, op.kernel_width, op.step, op.spread) if op.a_form == OperandA.PATCHES else ()
-    )
+    """What is multiplied, however it is tiled, in whichever dataflow, and whichever operand takes which place."""
+    if op.scales_swapped:
+        turned = {"transpose_a": not op.transpose_b, "transpose_b": not op.transpose_a}
+        op = replace(op, m=op.n, n=op.m, **turned)  # type: ignore[arg-type]
+    patches = (op.channels, op.kernel_height, op.kernel_width, op.step) if op.a_form == OperandA.PATCHES else ()
     return (op.m, op.n, op.k, op.transpose_a, op.transpose_b, op.accumulate, op.bias, op.a_form, op.b_form, *patches)
 
 
