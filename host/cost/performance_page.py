@@ -22,7 +22,7 @@ from .footprint import SYSTEM_BYTES
 from .host_time import HostAssumptions
 from .paper_gains import PAPER, Gain, verdict
 from .policies import array_alone
-from .settings import SimulateSettings
+from .settings import RESULTS, SimulateSettings
 from .sharing import key_value_variants
 from .simulation import Simulation, simulate_workload
 from .workloads import StepOptions, Workload, trace_workload
@@ -37,6 +37,7 @@ _BOARD_ROWS = (
     ("all", "all", True),
 )
 """Title, targets and whether the products of attention are on the accelerator."""
+_HALF = "bfloat16"
 _BOUNDS = {
     "array": "array",
     "input": "input port",
@@ -48,17 +49,16 @@ _BOUNDS = {
 
 
 @lru_cache(maxsize=32)
-def _traced(workload: str, targets: str, bus_bytes: int, products: bool) -> Workload:
-    return trace_workload(
-        workload, StepOptions(targets=targets, adapt=_ADAPT, attention_products=products, bus_bytes=bus_bytes)
-    )
+def _traced(workload: str, targets: str, bus_bytes: int, products: bool, result: str = "float32") -> Workload:
+    options = StepOptions(targets, _ADAPT, products, bus_bytes=bus_bytes, result=RESULTS[result])
+    return trace_workload(workload, options)
 
 
 def _simulated(targets: str = "kv", products: bool | None = None, **options: object) -> Simulation:
     """A step with the paper's adapter; the products of attention belong to "all" unless it is said."""
     products = targets == "all" if products is None else products
     settings = SimulateSettings(targets=targets, adapt=_ADAPT, attention_products=products, **options)  # type: ignore[arg-type]
-    workload = _traced(settings.workload, targets, settings.array_config().bus_bytes, products)
+    workload = _traced(settings.workload, targets, settings.array_config().bus_bytes, products, settings.result)
     return simulate_workload(settings, workload)
 
 
@@ -140,8 +140,9 @@ def board_table() -> str:
     """Predicted step times of SD 1.5 for each board preset, the host's part included."""
     rows = []
     for name, config in BOARDS.items():
-        for title, targets, products in _BOARD_ROWS:
-            done = _simulated(targets, products, board=name)
+        halves = [(f"{title}, {_HALF}", *row, _HALF) for title, *row in _BOARD_ROWS[2:]]
+        for title, targets, products, result in [*((*row, "float32") for row in _BOARD_ROWS), *halves]:
+            done = _simulated(targets, products, board=name, result=result)
             seconds = [value / config.clock_mhz / 1e6 for value in (done.policies["auto"].cycles, done.quantize_cycles)]
             bounds, memory, host = done.cycles_by("bound"), done.footprint, done.host
             assert memory is not None and host is not None, "a model is traced"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from systolora.hls.check import round_up
@@ -121,40 +121,47 @@ class StepWriter:
         tokens, wide, out = call.tokens, call.in_features, call.out_features
         per_tensor = {"scale_b": ScaleMode.TENSOR}
 
+        # What a low-rank term is added to, and what only the adapter sees, is float32 whatever the model's type (`linear._result_type`).
+        added = {"result": Result.FLOAT32} if call.adapted else {}
+        single = {"result": Result.FLOAT32}
+
         def gemm(kind: str, m: int, n: int, k: int, **options: Any) -> StepGemm:
             return StepGemm(call.name, title, kind, self._gemm(m, n, k, **options), m * n * k)
 
         def quantize(tensor: str, m: int, n: int, axis: Axis) -> StepQuantize:
-            return StepQuantize(call.name, title, tensor, self._quantize(m, n, axis))
+            op = self._quantize(m, n, axis)
+            if tensor not in ("x", "grad_y"):
+                op = replace(op, source=Source.FLOAT32)
+            return StepQuantize(call.name, title, tensor, op)
 
         if self._new(call.source, Axis.ROW):
             yield quantize("x", tokens, wide, Axis.ROW)
-        yield gemm("forward_base", tokens, out, wide, transpose_b=True, bias=call.bias, **per_tensor)
+        yield gemm("forward_base", tokens, out, wide, transpose_b=True, bias=call.bias, **per_tensor, **added)
         if call.adapted or call.input_grad:
             yield quantize("grad_y", tokens, out, Axis.ROW)
         if call.input_grad:
-            yield gemm("grad_input_base", tokens, wide, out, **per_tensor)
+            yield gemm("grad_input_base", tokens, wide, out, **per_tensor, **added)
         if not call.adapted:
             return
         rank = self.rank
         if self._new(call.source, Axis.COLUMN):
             yield quantize("x", tokens, wide, Axis.COLUMN)
         yield quantize("down", rank, wide, Axis.ROW)
-        yield gemm("forward_down", tokens, rank, wide, transpose_b=True)
+        yield gemm("forward_down", tokens, rank, wide, transpose_b=True, **single)
         yield quantize("h", tokens, rank, Axis.ROW)
         yield quantize("h", tokens, rank, Axis.COLUMN)
         yield quantize("up", out, rank, Axis.ROW)
-        yield gemm("forward_up", tokens, out, rank, transpose_b=True, accumulate=True)
+        yield gemm("forward_up", tokens, out, rank, transpose_b=True, accumulate=True, **single)
         yield quantize("grad_y", tokens, out, Axis.COLUMN)
-        yield gemm("grad_up", out, rank, tokens, transpose_a=True)
+        yield gemm("grad_up", out, rank, tokens, transpose_a=True, **single)
         yield quantize("up", out, rank, Axis.COLUMN)
-        yield gemm("grad_hidden", tokens, rank, out)
+        yield gemm("grad_hidden", tokens, rank, out, **single)
         yield quantize("grad_h", tokens, rank, Axis.COLUMN)
-        yield gemm("grad_down", rank, wide, tokens, transpose_a=True)
+        yield gemm("grad_down", rank, wide, tokens, transpose_a=True, **single)
         if call.input_grad:
             yield quantize("grad_h", tokens, rank, Axis.ROW)
             yield quantize("down", rank, wide, Axis.COLUMN)
-            yield gemm("grad_input_low_rank", tokens, wide, rank, accumulate=True)
+            yield gemm("grad_input_low_rank", tokens, wide, rank, accumulate=True, **single)
 
     def _convolution(self, call: ConvolutionCall) -> Iterator[Work]:
         title = layer_class(call)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from systolora.hls.config import ArrayConfig
-from systolora.hls.generate import render_sources
 from systolora.hls.resources import array_resources
+from systolora.sim.csim.build import csim_sources
 from systolora.sim.rtl.check import area, has_yosys
 from systolora.sim.rtl.cpp2rtl import translate
 
@@ -48,7 +48,7 @@ def test_area_of_the_array(
 ) -> None:
     """Multiply and add in the DSP, two PEs in one where they are packed; LUTs a PE below 16, and within the estimate."""
     config = config_of(rows, cols, packed, flows)
-    for path, text in render_sources(config).items():
+    for path, text in csim_sources(config).items():
         (tmp_path / Path(path).name).write_text(text)
     found = area(translate(tmp_path / "array.hpp", "array_step", tmp_path), tmp_path)
     expected = array_resources(config)

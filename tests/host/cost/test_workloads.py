@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from systolora.hls.check import (
     stored_shape_b,
 )
 from systolora.hls.config import ArrayConfig
-from systolora.hls.isa import Axis, Gemm, OperandA
+from systolora.hls.isa import Axis, Gemm, OperandA, Result, Source
 from systolora.models.configs import MODELS, build_model, model_spec, step_inputs
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -194,3 +195,17 @@ def test_all_published_models_can_be_built() -> None:
     sizes = {name: sum(p.numel() for p in build_model(spec).parameters()) / 1e6 for name, spec in MODELS.items()}
     expected = {"sd15": 860, "sd21": 866, "sdxl": 2567, "pixart": 611, "sd3": 2028, "flux": 11901}
     assert {name: round(size) for name, size in sizes.items()} == expected
+
+
+def test_what_a_low_rank_term_is_added_to_stays_float32() -> None:
+    """As in a real step (`offloading.linear`): results that are rounded once, and what only the adapter sees."""
+    options = StepOptions(targets="attention", result=Result.BFLOAT16)
+    found: dict[str, set[Result]] = {}
+    for item in trace_workload(str(pipeline_folder()), options).gemms:
+        found.setdefault(item.gemm.kind, set()).add(item.gemm.op.result)
+    assert all(results == {Result.FLOAT32} for results in found.values()), found
+    frozen = trace_workload(str(pipeline_folder()), replace(options, targets="all", adapt="kv"))
+    base = {item.gemm.op.result for item in frozen.gemms if item.gemm.kind == "forward_base"}
+    assert base == {Result.FLOAT32, Result.BFLOAT16}
+    sources = {item.quantize.tensor: item.quantize.op.source for item in frozen.quantizes}
+    assert sources["x"] == Source.BFLOAT16 and sources["h"] == sources["down"] == Source.FLOAT32

@@ -27,7 +27,19 @@ def shape(op: Gemm) -> tuple[int, ...]:
         turned = {"transpose_a": not op.transpose_b, "transpose_b": not op.transpose_a}
         op = replace(op, m=op.n, n=op.m, **turned)  # type: ignore[arg-type]
     patches = (op.channels, op.kernel_height, op.kernel_width, op.step) if op.a_form == OperandA.PATCHES else ()
-    return (op.m, op.n, op.k, op.transpose_a, op.transpose_b, op.accumulate, op.bias, op.a_form, op.b_form, *patches)
+    return (
+        op.m,
+        op.n,
+        op.k,
+        op.transpose_a,
+        op.transpose_b,
+        op.accumulate,
+        op.bias,
+        op.a_form,
+        op.b_form,
+        op.result,
+        *patches,
+    )
 
 
 @pytest.mark.parametrize("products", [False, True])
