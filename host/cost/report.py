@@ -170,6 +170,6 @@ def _roofline(simulation: Simulation) -> str:
         dots.append(Dot(2 * gemm.macs / cost.dram_bytes, rate, share, classes.index(gemm.layer_class) % _COLOURS, note))
     slopes = [
         (f"device memory {peak.dram_gbps:g} GB/s", peak.dram_gbps),
-        (f"three ports {peak.port_gbps:g} GB/s", peak.port_gbps),
+        (f"three ports {peak.port_gbps:.4g} GB/s", peak.port_gbps),
     ]
     return roofline(dots, peak.tops, slopes, classes)
