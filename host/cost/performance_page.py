@@ -140,7 +140,7 @@ def board_table() -> str:
     """Predicted step times of SD 1.5 for each board preset, the host's part included."""
     rows = []
     for name, config in BOARDS.items():
-        halves = [(f"{title}, {_HALF}", *row, _HALF) for title, *row in _BOARD_ROWS[2:]]
+        halves = [(f"{title}, {_HALF}", targets, products, _HALF) for title, targets, products in _BOARD_ROWS[2:]]
         for title, targets, products, result in [*((*row, "float32") for row in _BOARD_ROWS), *halves]:
             done = _simulated(targets, products, board=name, result=result)
             seconds = [value / config.clock_mhz / 1e6 for value in (done.policies["auto"].cycles, done.quantize_cycles)]
