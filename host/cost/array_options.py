@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from systolora.errors import UserError
+from systolora.hls.boards import board_of
 from systolora.hls.config import ArrayConfig, board_config, fitted_config
 from systolora.options import option_name, setting
 
@@ -73,13 +74,15 @@ def array_config(settings: Any) -> ArrayConfig:
     """The array: the board's preset or the default, with what was given changed, and memories made whole words of it.
 
     Raises:
-        ConfigError: for an unknown board or values that are not allowed.
+        ConfigError: for an unknown board, values that are not allowed, or ports that are wider than the board's.
         UserError: for text that is no value of its field.
     """
     base = board_config(settings.board) if settings.board else ArrayConfig()
     given = {name: getattr(settings, name) for name in array_names() if getattr(settings, name)}
     values = {name: _value(name, value) for name, value in given.items()}
     changed = {name: value for name, value in values.items() if not _same(value, getattr(base, name))}
+    if "bus_bytes" in changed:
+        board_of(base.with_changes(bus_bytes=changed["bus_bytes"]))  # which says whether the board's ports carry that
     return fitted_config(base, _without_preset(changed))
 
 

@@ -53,6 +53,13 @@ def test_another_array_is_no_board_s_any_more(changes: dict, board: str) -> None
     assert (config.board, bool(config.part)) == (board, bool(board))
 
 
+def test_ports_that_the_board_does_not_carry_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a memory port of Kria KV260 carries 16 bytes a clock"):
+        SimulateSettings(board="kv260", bus_bytes=64).array_config()
+    assert SimulateSettings(bus_bytes=64).array_config().bus_bytes == 64
+    assert SimulateSettings(board="kv260", bus_bytes=8).array_config().bus_bytes == 8
+
+
 def test_a_new_field_is_a_new_option(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True)
     class Tomorrow(ArrayConfig):
