@@ -57,8 +57,8 @@ def test_product_and_counters() -> None:
         in_use = device.bytes_in_use
         assert product(device, 1)
         assert device.bytes_in_use == in_use
-        # 2 programs: 4 blocks of k, 2 of n, each 32 clocks apart, and kRows to leave.
-        assert device.counters.array_cycles == 2 * (7 * 32 + 32 + 8)
+        # 2 programs: 4 blocks of k, 2 of n, each 32 clocks apart, and kRows + 2 to leave.
+        assert device.counters.array_cycles == 2 * (7 * 32 + 32 + 8 + 2)
         assert device.counters.program_words == 2 * 2 * 8
 
 

@@ -59,6 +59,7 @@ NOT_RUN = {
     "systolora bitstream build": "needs Vivado; tests/host/board/test_bitstream_files.py",
     "systolora bitstream fetch": "needs a built bitstream; tests/bitstreams/test_store.py",
     "systolora lint DIR": "the same with a placeholder",
+    "systolora simulate --host FILE": "a placeholder; tests/host/cost/test_host.py",
     "systolora export ... --form term": "tests/host/intlora/test_files.py",
 }
 """What is only taken apart here, and why."""
