@@ -120,13 +120,13 @@ def has_transposed_form(op: Gemm) -> bool:
 def best_products(
     machine: Machine,
     ops: Sequence[Gemm],
-    dataflows: Sequence[Dataflow] = tuple(Dataflow),
+    dataflows: Sequence[Dataflow] | None = None,
     turnable: Sequence[bool] | None = None,
 ) -> list[Product]:
     """The fastest form of each GEMM, its operands' roles included; of equals the one as it is.
 
     Args:
-        ops: as for `best_tilings`. dataflows: those to choose from.
+        ops, dataflows: as for `best_tilings`.
         turnable: which may be computed as C^T; by default all that have that form.
     """
     if turnable is None:

@@ -335,3 +335,13 @@ def test_peak_figures() -> None:
     assert peak_figures(ArrayConfig(bus_bytes=64), technology("45nm")).ridge == pytest.approx(1638.4 / 19.2)
     assert 0 < peak.array_mm2 < 10
     assert 0 < peak.memory_mm2 < 20
+
+
+def test_forms_are_chosen_among_the_dataflows_that_the_hardware_has() -> None:
+    shapes = [(77, 320, 768), (77, 320, 80), (4096, 64, 77), (96, 96, 129)]
+    ops = [Gemm(*size, *size, 0, 0, 0, 0, 0, 0) for size in shapes]
+    both, alone = (
+        {product.op.dataflow for product in best_products(Machine.of(ArrayConfig(dataflows=flows)), ops)}
+        for flows in (("os", "ws"), ("ws",))
+    )
+    assert both == set(Dataflow) and alone == {Dataflow.WEIGHT_STATIONARY}
