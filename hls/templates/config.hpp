@@ -67,7 +67,6 @@ constexpr int kRowWords = kInputDepth * kRowSlots;
 constexpr int kTurnWords = {{ turn_words }};  // bus words of a row that a transposing load turns at once
 constexpr int kGroupColumns = {{ group_columns }};  // columns of C that the store unit takes at once
 constexpr int kGroupWords = kGroupColumns / kBusFloats;
-constexpr int kGroupBlocks = kGroupColumns / kCols;
 
 // The instruction set.
 constexpr int kInstructionWords = {{ instruction_words }};  // of 64 bits

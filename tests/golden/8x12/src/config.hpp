@@ -65,7 +65,6 @@ constexpr int kRowWords = kInputDepth * kRowSlots;
 constexpr int kTurnWords = 32;  // bus words of a row that a transposing load turns at once
 constexpr int kGroupColumns = 264;  // columns of C that the store unit takes at once
 constexpr int kGroupWords = kGroupColumns / kBusFloats;
-constexpr int kGroupBlocks = kGroupColumns / kCols;
 
 // The instruction set.
 constexpr int kInstructionWords = 16;  // of 64 bits

@@ -29,8 +29,9 @@ struct StoreCounts {
     uint32_t stored;
 };
 
-// Reads `count` float32 from bus word `first` on; returns the number of bus words read.
-inline uint32_t load_floats(Port memory, uint64_t first, uint32_t count, float *values)
+// Reads `count` float32 from bus word `first` on into lines of kLanes; returns the number of bus words read.
+template <int kLanes>
+inline uint32_t load_floats(Port memory, uint64_t first, uint32_t count, float values[][kLanes])
 {
 #pragma HLS INLINE
     const uint32_t words = divide_up(count, kBusFloats);
@@ -45,43 +46,18 @@ words:
     floats:
         for (int i = 0; i < kBusFloats; ++i) {
 #pragma HLS UNROLL
-            if (w * kBusFloats + i < count) {
-                values[w * kBusFloats + i] = float_of(get_word32(word, i));
+            const uint32_t place = w * kBusFloats + i;
+            if (place < count) {
+                values[place / kLanes][place % kLanes] = float_of(get_word32(word, i));
             }
         }
     }
     return words;
 }
 
-// The same for values that lie in lines of kEpilogueLanes.
-inline uint32_t load_lines(Port memory, uint64_t first, uint32_t count,
-                           float values[kGroupColumns / kEpilogueLanes][kEpilogueLanes])
-{
-#pragma HLS INLINE
-    const uint32_t words = divide_up(count, kBusFloats);
-    if (words != 0) {
-        memory.read_request(first, words);
-    }
-words:
-    for (uint32_t w = 0; w < words; ++w) {
-#pragma HLS LOOP_TRIPCOUNT min=1 max=kGroupWords
-#pragma HLS PIPELINE II=kBusFloats
-        const BusWord word = memory.read();
-    floats:
-        for (int i = 0; i < kBusFloats; ++i) {
-#pragma HLS UNROLL
-            const uint32_t column = w * kBusFloats + i;
-            if (column < count) {
-                values[column / kEpilogueLanes][column % kEpilogueLanes] = float_of(get_word32(word, i));
-            }
-        }
-    }
-    return words;
-}
-
-// Scales of the tile's rows, one for all of them in scale[0]; returns the number of bus words read.
+// Scales of the tile's rows, one for all of them in the first; returns the number of bus words read.
 inline uint32_t load_row_scales(const GemmInstruction &op, const ResultTile &tile, uint64_t window_address,
-                                Port memory, float scale[kOutputDepth])
+                                Port memory, float scale[kOutputDepth][1])
 {
 #pragma HLS INLINE off
     const uint64_t first = (op.scale_a_address - window_address) / kBusBytes;
@@ -91,7 +67,7 @@ inline uint32_t load_row_scales(const GemmInstruction &op, const ResultTile &til
     } else if (op.scale_a == ScaleMode::tensor) {
         words = load_floats(memory, first, 1, scale);
     } else {
-        scale[0] = 1.0f;
+        scale[0][0] = 1.0f;
     }
     return words;
 }
@@ -107,14 +83,14 @@ inline uint32_t load_column_factors(const GemmInstruction &op, const ResultTile 
     const uint32_t first = (tile.n0 + column) / kBusFloats;
     uint32_t words = 0;
     if (op.scale_b == ScaleMode::vector) {
-        words += load_lines(memory, scales + first, columns, factors.scale);
+        words += load_floats(memory, scales + first, columns, factors.scale);
     } else if (op.scale_b == ScaleMode::tensor && column == 0) {
-        words += load_lines(memory, scales, 1, factors.scale);
+        words += load_floats(memory, scales, 1, factors.scale);
     } else if (op.scale_b == ScaleMode::none) {
         factors.scale[0][0] = 1.0f;
     }
     if (op.bias) {
-        words += load_lines(memory, biases + first, columns, factors.bias);
+        words += load_floats(memory, biases + first, columns, factors.bias);
     }
     return words;
 }
@@ -123,7 +99,7 @@ inline uint32_t load_column_factors(const GemmInstruction &op, const ResultTile 
 // more than a bus word holds. A row of C is read before it is written, and no two rows share a byte. `first` is the
 // group's first word of the output memory; those of the next columns are `count` further on.
 inline void finish_rows(const GemmInstruction &op, uint32_t count, uint32_t columns, uint32_t first,
-                        const float scale_a[kOutputDepth], const ColumnFactors &factors, Port memory,
+                        const float scale_a[kOutputDepth][1], const ColumnFactors &factors, Port memory,
                         const OutputSegment output[kOutputDepth][kOutputSegments], RowReader &reader,
                         RowWriter &writer)
 {
@@ -146,7 +122,7 @@ steps:
             old = read_word(memory, reader);
         }
         const EpilogueLanes sums = read_epilogue_lanes(output, place, lanes);
-        const float scale = scale_a[op.scale_a == ScaleMode::vector ? row : 0];
+        const float scale = scale_a[op.scale_a == ScaleMode::vector ? row : 0][0];
         finish_columns(op, columns, column, lanes, index, sums, old, scale, factors, word);
         column += lanes;
         index += lanes;
@@ -167,7 +143,7 @@ steps:
 
 // Stores the rows of a group of columns. Requests whose answer was not taken go on to the next group in `open`.
 inline void store_group(const GemmInstruction &op, const ResultTile &tile, uint32_t column, uint32_t columns,
-                        uint64_t window_address, const float scale_a[kOutputDepth], const ColumnFactors &factors,
+                        uint64_t window_address, const float scale_a[kOutputDepth][1], const ColumnFactors &factors,
                         Port memory, const OutputSegment output[kOutputDepth][kOutputSegments], uint32_t &open,
                         StoreCounts &counts)
 {
@@ -194,7 +170,7 @@ inline void store(const GemmInstruction &op, const ResultTile &tile, uint64_t wi
                   const OutputSegment output[kOutputDepth][kOutputSegments], StoreCounts &counts)
 {
 #pragma HLS INLINE off
-    SYSTOLORA_MEMORY float scale_a[kOutputDepth];
+    SYSTOLORA_MEMORY float scale_a[kOutputDepth][1];
     SYSTOLORA_MEMORY ColumnFactors factors;
 #pragma HLS BIND_STORAGE variable=scale_a type=ram_s2p impl=bram
 #pragma HLS ARRAY_PARTITION variable=factors.scale type=complete dim=2
