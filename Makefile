@@ -24,7 +24,7 @@ test-pythons: $(ENV)/.test  ## every other supported Python that is found: gener
 	$(RUN)/python tests/pythons/run.py --torch "$(PYTHONS_TORCH)"
 
 slow: $(ENV)/.test  ## the tests that take minutes
-	$(RUN)/python -m pytest -m slow
+	$(RUN)/python -m pytest -m slow --hypothesis-profile fresh
 
 lint: $(ENV)/.test  ## ruff (lint and format) and mypy
 	$(RUN)/ruff check .

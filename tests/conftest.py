@@ -6,6 +6,12 @@ import os
 import signal
 
 import pytest
+from hypothesis import settings
+
+# A verdict belongs to the commit: the same draws each time. `pytest --hypothesis-profile fresh` draws anew (so does `make slow`).
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("fresh", derandomize=False, print_blob=True)
+settings.load_profile("fixed")
 
 # The models of the tests are tiny: a second thread costs more than it brings, and on a busy machine very much more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from systolora.hls.check import ErrorCode, Region, Surroundings, check_instruction, round_up
-from systolora.hls.config import MAX_K, ArrayConfig
+from systolora.hls.config import MAX_K, MAX_MEMORY_WORDS, ArrayConfig
 from systolora.hls.isa import MAX_DIMENSION, Dataflow, Gemm, LoopOrder, Result
 from systolora.programs.tiling import Tiling, choose_tiling
 from systolora.sim.functional.counts import count_instruction
@@ -45,8 +45,9 @@ def instruction(config: ArrayConfig, m: int, n: int, k: int, tiling: Tiling, **o
 def configs(draw: st.DrawFn) -> ArrayConfig:
     rows, cols = draw(st.integers(4, 256)), draw(st.integers(4, 256))
     bus = draw(st.sampled_from([4, 8, 16, 32, 64]))
-    # Twice the least: output-stationary whole bands need a little more.
-    depths = [2 * max(16, -(-bus // lanes) * bus) * draw(st.integers(1, 40)) for lanes in (rows, cols, cols)]
+    # Twice the least: output-stationary whole bands need a little more. A half holds at most 65,536 words.
+    leasts = [2 * max(16, -(-bus // lanes) * bus) for lanes in (rows, cols, cols)]
+    depths = [least * draw(st.integers(1, min(40, MAX_MEMORY_WORDS // least))) for least in leasts]
     return ArrayConfig(
         rows=rows,
         cols=cols,
