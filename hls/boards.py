@@ -11,15 +11,13 @@ from math import ceil
 
 from .config import ArrayConfig, ConfigError
 from .resources import Resources
+from .sizes import PORT_BYTES
 
 IO_PLL_MHZ = 33.333 * 90 / 2
 """The I/O PLL as some boot images of these boards set it: 33.333 MHz x 90 / 2 = 1499.985 MHz; others have x 60 / 2."""
 
 COMMON_CLOCK_MHZ = 33.333 * 30 / 2
 """499.995 MHz: an integer part of both PLLs, 1,000 and 1,500 MHz. Hand-off files of real Kria designs have either."""
-
-PORT_BYTES = 16
-"""Bytes that a memory port of a Zynq UltraScale+ carries in a clock: the HP ports are 128 bits wide (UG1085)."""
 
 _LARGEST_DIVIDER = 63
 

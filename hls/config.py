@@ -15,22 +15,26 @@ from math import gcd, inf
 from typing import Any
 
 from .lanes import PIECE_WORDS, default_lanes, possible_lanes
+from .sizes import (
+    ACCUMULATOR_BYTES,
+    LEAST_SIDE,
+    MAX_MEMORY_WORDS,
+    PORT_BYTES,
+    band_rows_of,
+    chain_of,
+    memory_fault,
+    memory_units,
+)
 
 HARDWARE_REVISION = 2
 """Raised whenever the generated hardware changes its behaviour; part of the fingerprint."""
 
-ACCUMULATOR_BYTES = 4
 FLOAT_BYTES = 4
 MAX_K = 131_071
 """Largest contraction that cannot overflow int32: 131071 * (-128) * (-128) = 2**31 - 2**14."""
 
-MAX_MEMORY_WORDS = 65_536
-"""Most words in one half of a memory: an on-chip address has 16 bits, and the clocks of a tile fit 32."""
-
 DATAFLOWS = (("ws",), ("os", "ws"))
 """What hardware can be built for. Output-stationary is an addition to the weight-stationary array, so alone it saves nothing."""
-
-_LEAST_SIDE = 4
 
 MIN_TILE_CLOCKS = 8
 """A partial sum is revisited no sooner than this many clocks: the read-add-write latency of the output memory."""
@@ -50,6 +54,8 @@ class ArrayConfig:
         input_bytes, weight_bytes, output_bytes: on-chip memories, in bytes, both halves (ping and pong) together.
         bus_bytes: width of one device memory word, in bytes (16 = 128 bit, the native width of Zynq UltraScale+ HP ports).
         clock_mhz: requested clock of the array.
+        port_mhz: clock of the processor's memory ports, 16 bytes a clock each, behind the array's ports of `bus_bytes`. 0: they run
+            with the array's clock and are as wide as its ports, whatever that is.
         packed_dsp: two INT8 products in one DSP48E2 (they share the activation).
         dataflows: what the hardware is built for: ("ws",), or ("os", "ws"), whose PEs take some three times as many LUTs.
         part: FPGA part number, or "" for a configuration that is only simulated.
@@ -67,6 +73,7 @@ class ArrayConfig:
     output_bytes: int = 1024 * 1024
     bus_bytes: int = 16
     clock_mhz: float = 200.0
+    port_mhz: float = 0.0
     packed_dsp: bool = True
     dataflows: tuple[str, ...] = ("os", "ws")
     part: str = ""
@@ -119,7 +126,7 @@ class ArrayConfig:
     @property
     def chain(self) -> int:
         """Rows whose products are summed inside their DSPs: as many as are exact with two products in one, a power of two."""
-        return _chain(self.rows)
+        return chain_of(self.rows)
 
     @property
     def groups(self) -> int:
@@ -138,7 +145,7 @@ class ArrayConfig:
         A power of two: at least a chain and a segment of the input memory; 16 if they divide the rows, because a shift register of
         16 words takes no more LUTs than one of 8.
         """
-        return _band_rows(self.rows, self.bus_bytes)
+        return band_rows_of(self.rows, self.bus_bytes)
 
     @property
     def pass_clocks(self) -> int:
@@ -174,6 +181,13 @@ class ArrayConfig:
         return self.input_depth * (self.rows // self.bus_bytes)
 
     @property
+    def port_bytes(self) -> float:
+        """Bytes that a memory port sustains in one clock of the array."""
+        if not self.port_mhz:
+            return self.bus_bytes
+        return min(self.bus_bytes, PORT_BYTES * self.port_mhz / self.clock_mhz)
+
+    @property
     def piece_words(self) -> int:
         """Bus words that QUANTIZE takes in one round, a multiple of 4, so that they give whole words of integers.
 
@@ -185,7 +199,7 @@ class ArrayConfig:
     def fingerprint(self) -> int:
         """32-bit hash of all that changes what the hardware does; readable from the hardware."""
         relevant = asdict(self)
-        for key in ("board", "dram_gbps", "part", "clock_mhz"):
+        for key in ("board", "dram_gbps", "part", "clock_mhz", "port_mhz"):
             del relevant[key]
         relevant |= {"quantize_lanes": self.quantize_width, "epilogue_lanes": self.epilogue_width}
         text = json.dumps({"revision": HARDWARE_REVISION, **relevant}, sort_keys=True)
@@ -209,8 +223,8 @@ class ArrayConfig:
 def _check(config: ArrayConfig) -> None:
     for name in ("rows", "cols"):
         value = getattr(config, name)
-        if not _LEAST_SIDE <= value <= 256:
-            raise ConfigError(f"{name} = {value}: allowed are {_LEAST_SIDE} to 256; give --{name} in that range")
+        if not LEAST_SIDE <= value <= 256:
+            raise ConfigError(f"{name} = {value}: allowed are {LEAST_SIDE} to 256; give --{name} in that range")
     if config.bus_bytes not in (4, 8, 16, 32, 64):
         raise ConfigError(
             f"bus_bytes = {config.bus_bytes}: allowed are 4, 8, 16, 32 and 64 (16 is the width of a PS port)"
@@ -222,8 +236,8 @@ def _check(config: ArrayConfig) -> None:
         )
     faults = [
         fault
-        for name, (unit, least) in _memory_units(config.rows, config.cols, config.bus_bytes).items()
-        if (fault := _memory_fault(name, getattr(config, name), unit, least))
+        for name, (unit, least) in memory_units(config.rows, config.cols, config.bus_bytes).items()
+        if (fault := memory_fault(name, getattr(config, name), unit, least))
     ]
     if faults:
         raise ConfigError("; ".join(faults))
@@ -238,46 +252,12 @@ def _check(config: ArrayConfig) -> None:
             )
     if not 1 <= config.clock_mhz <= 1000:
         raise ConfigError(f"clock_mhz = {config.clock_mhz}: allowed are 1 to 1000")
+    if config.port_mhz and not 1 <= config.port_mhz <= 1000:
+        raise ConfigError(f"port_mhz = {config.port_mhz}: allowed are 1 to 1000, and 0 for the array's clock")
     if not 0 < config.dram_gbps < inf:
         raise ConfigError(f"dram_gbps = {config.dram_gbps}: it must be positive and finite")
     if not 1 <= config.max_instructions <= 2**24:
         raise ConfigError(f"max_instructions = {config.max_instructions}: allowed are 1 to {2**24}")
-
-
-def _memory_units(rows: int, cols: int, bus_bytes: int) -> dict[str, tuple[int, int]]:
-    """Of each memory: bytes of two words, one in each half, and the least bytes that it may have."""
-    units = {}
-    for name, lanes, element in (("input", rows, 1), ("weight", cols, 1), ("output", cols, ACCUMULATOR_BYTES)):
-        unit = 2 * element * lanes
-        # A tile of bus_bytes x bus_bytes must fit one half, or a GEMM that is larger could not be tiled at all.
-        units[f"{name}_bytes"] = (unit, unit * max(16, -(-bus_bytes // lanes) * bus_bytes))
-    # Output-stationary, A's tile takes whole bands of rows and of k.
-    band = _band_rows(rows, bus_bytes)
-    words = -(-bus_bytes // (rows // band * band)) * -(-bus_bytes // band) * band
-    unit, least = units["input_bytes"]
-    units["input_bytes"] = (unit, max(least, unit * words))
-    return units
-
-
-def _chain(rows: int) -> int:
-    return 8 if rows >= 8 else 4
-
-
-def _band_rows(rows: int, bus_bytes: int) -> int:
-    return max(_chain(rows), gcd(rows, max(16, bus_bytes)))
-
-
-def _memory_fault(name: str, value: int, unit: int, least: int) -> str:
-    if value < least or value % unit:
-        return (
-            f"{name} = {value}: two halves of whole words are needed, a multiple of {unit} and at least {least}; "
-            f"the next larger is {max(least, -(-value // unit) * unit)}"
-        )
-    if value // unit > MAX_MEMORY_WORDS:
-        return (
-            f"{name} = {value}: one half holds at most {MAX_MEMORY_WORDS} words; give at most {unit * MAX_MEMORY_WORDS}"
-        )
-    return ""
 
 
 def fitted_config(base: ArrayConfig, changes: Mapping[str, object]) -> ArrayConfig:
@@ -288,10 +268,10 @@ def fitted_config(base: ArrayConfig, changes: Mapping[str, object]) -> ArrayConf
     """
     names = ("rows", "cols", "bus_bytes")
     size = [value for name in names if isinstance(value := changes.get(name, getattr(base, name)), int)]
-    if len(size) < len(names) or not _LEAST_SIDE <= min(size) <= max(size) <= 256:
+    if len(size) < len(names) or not LEAST_SIDE <= min(size) <= max(size) <= 256:
         return base.with_changes(**changes)  # which says what is wrong
     fitted: dict[str, object] = {}
-    for name, (unit, least) in _memory_units(*size).items():
+    for name, (unit, least) in memory_units(*size).items():
         whole = getattr(base, name) // unit * unit
         fitted[name] = min(max(whole, least), unit * MAX_MEMORY_WORDS)
     return base.with_changes(**{**fitted, **changes})

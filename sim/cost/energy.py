@@ -173,7 +173,7 @@ def peak_figures(config: ArrayConfig, tech: Technology) -> PeakFigures:
     register_bits = 2 * 8 + 2 * 8 * ACCUMULATOR_BYTES
     per_pe = _MULTIPLIER_UM2 + _ADDER_UM2 + register_bits * 4 * _SRAM_BIT_UM2
     memory_bits = 8 * (config.input_bytes + config.weight_bytes + config.output_bytes)
-    port_gbps = 3 * config.bus_bytes * config.clock_mhz / 1000
+    port_gbps = 3 * config.port_bytes * config.clock_mhz / 1000
     return PeakFigures(
         tops=config.peak_tops,
         dram_gbps=config.dram_gbps,

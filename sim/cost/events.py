@@ -203,7 +203,7 @@ def _pass_clocks(machine: Machine, op: Quantize, *, measures: bool, converts: bo
 
 
 def _with_memory(machine: Machine, op: Quantize, work: int, written: bool) -> int:
-    """Clocks of a pass whose work takes so long: latencies, requests in flight per port, bandwidth for both."""
+    """Clocks of a pass whose work takes so long: latencies, rate and requests in flight per port, bandwidth for both."""
     dram, bus = machine.dram, machine.config.bus_bytes
     sides = [(op.n * SOURCE_BYTES[op.source], op.a_stride), *([(op.n, op.c_stride)] if written else [])]
     longest, moved = work, 0
@@ -211,7 +211,9 @@ def _with_memory(machine: Machine, op: Quantize, work: int, written: bool) -> in
         row = -(-size // bus)
         runs = np.array([op.m * row]) if stride <= row * bus else np.full(op.m, row)
         requests = int((-(-runs // dram.burst_words)).sum())
-        longest = max(longest, -(-(requests * dram.latency + op.m * row) // dram.in_flight))
+        at_rate = ceil(op.m * row * bus / dram.port_bytes)
+        held = max(op.m * row, at_rate)
+        longest = max(longest, at_rate, -(-(requests * dram.latency + held) // dram.in_flight))
         moved += int((-(-runs * bus // dram.access_bytes) * dram.access_bytes).sum())
     return max(longest + len(sides) * dram.latency, ceil(moved / dram.bytes_per_clock))
 

@@ -7,8 +7,8 @@ on, a step of `lanes` columns a clock, the integers of the one before are writte
 data: a step waits for a bus word at most, and each word has a step. With rows that are kept the piece that is made integers is the
 one read a row's pieces before (`across`), so the pass takes as many rounds more. Each round also fills the pipelines of the work.
 
-A pass takes one latency for its first word, its rounds, and another for the answer to its last, unless the requests in flight or the
-bandwidth of device memory take longer. Scales come out one a clock, then in bus words; factors go in by segments of the output memory.
+A pass takes one latency for its first word, its rounds, and another for the answer to its last, unless the rate of a port, its requests in
+flight or the bandwidth of device memory take longer. Scales come out one a clock, then in bus words; factors go in by segments of the output memory.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _pass_time(machine: Machine, op: Quantize, *, measures: bool, converts: bool
         # Rows without gaps between them are asked for as one long row.
         runs, run_words = (1, op.m * words) if stride <= words * bus else (op.m, words)
         requests = dram.requests(np.int64(runs), np.int64(run_words))
-        bounds.append(int(dram.request_clocks(requests, np.int64(runs * run_words))))
+        bounds.append(int(dram.transfer_clocks(requests, np.int64(runs * run_words))))
         moved += int(dram.moved_bytes(np.int64(runs), np.int64(run_words)))
     return max(dram.latency * (2 if converts else 1) + max(bounds), int(dram.shared_clocks(np.int64(moved))))
 

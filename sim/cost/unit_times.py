@@ -29,7 +29,7 @@ latency after its last word.
 
 *QUANTIZE*: see `quantize_times`.
 
-Each transfer waits one latency, and is bound by the requests in flight (`dram.DramModel.request_clocks`).
+Each transfer waits one latency, and is bound by its port: its rate and its requests in flight (`dram.DramModel.transfer_clocks`).
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _load_clocks(lines: Ints, length: Ints, turned: NDArray[np.bool_], segment: 
 def _load(dram: DramModel, clocks: Ints, lines: Ints, words: Ints, requests: Ints) -> Transfer:
     """A load begins when its first word is there, but not before the requests that run ahead are made."""
     start = max(dram.latency, REQUESTS_IN_FLIGHT - 1) + CALL_CLOCKS
-    bound = np.maximum(clocks, dram.request_clocks(requests, lines * words))
+    bound = np.maximum(clocks, dram.transfer_clocks(requests, lines * words))
     return Transfer(start + bound, dram.moved_bytes(lines, words))
 
 
@@ -190,8 +190,8 @@ def store(config: ArrayConfig, dram: DramModel, c: GemmColumns, tile_m: Ints, ti
     lanes = np.minimum(config.epilogue_width, config.bus_bytes // c.result_bytes)
     row = np.maximum(ceil_div(tile_n, lanes), row_words)
     groups = ceil_div(tile_n, np.int64(group_columns(config)))
-    # Reads and writes have channels of their own, so each has its own requests in flight.
-    bound = dram.request_clocks(dram.requests(tile_m, row_words), tile_m * row_words)
+    # Reads and writes have channels of their own, so each has its own rate and requests in flight.
+    bound = dram.transfer_clocks(dram.requests(tile_m, row_words), tile_m * row_words)
     scales = (c.scale_a > 0) + np.where(c.scale_b == ScaleMode.VECTOR, groups, c.scale_b > 0)
     waits = scales + groups * (c.bias + c.accumulate) + 1
     vector_clocks = vectors * (config.bus_bytes // FLOAT_BYTES)
