@@ -19,6 +19,10 @@ IO_PLL_MHZ = 33.333 * 90 / 2
 COMMON_CLOCK_MHZ = 33.333 * 30 / 2
 """499.995 MHz: an integer part of both PLLs, 1,000 and 1,500 MHz. Hand-off files of real Kria designs have either."""
 
+MOST_PORT_MHZ = 333.34
+"""Fastest clock of a memory port: Vivado warns critically of more than 333.33 MHz (github.com/esa-tu-darmstadt/tapasco, issue 205). The data
+sheets DS925 and DS926 have the figure for each speed grade under "PS-PL Interface Performance"; that table could not be read here."""
+
 _LARGEST_DIVIDER = 63
 
 
@@ -90,7 +94,8 @@ def board_of(config: ArrayConfig) -> Board | None:
     """The board of a configuration, or None if it names none.
 
     Raises:
-        ConfigError: if it names a board that is not in the table, or a part that is not the board's, or has wider ports than it.
+        ConfigError: if it names a board that is not in the table, or a part that is not the board's, or asks for memory
+            ports that the board does not have.
     """
     if not config.board:
         return None
@@ -101,10 +106,15 @@ def board_of(config: ArrayConfig) -> Board | None:
         raise ConfigError(
             f"part {config.part!r} is not that of {board.title}, which has {board.part}; give that part, or no board"
         )
-    if config.bus_bytes > PORT_BYTES:
+    if (config.port_mhz or config.clock_mhz) > MOST_PORT_MHZ:
         raise ConfigError(
-            f"bus_bytes = {config.bus_bytes}: a memory port of {board.title} carries {PORT_BYTES} bytes a clock; "
-            f"give --bus-bytes {PORT_BYTES} or less, or no board"
+            f"port_mhz = {config.port_mhz:g}, clock_mhz = {config.clock_mhz:g}: memory ports of {board.title} take 333.33 MHz at most; "
+            "give --port-mhz 300 (0 is the array's clock), or no board"
+        )
+    if config.bus_bytes > PORT_BYTES and not config.port_mhz:
+        raise ConfigError(
+            f"bus_bytes = {config.bus_bytes}: a memory port of {board.title} carries {PORT_BYTES} bytes in each clock of its own; "
+            f"give that clock, --port-mhz up to 333, or --bus-bytes {PORT_BYTES} or less, or no board"
         )
     return board
 

@@ -188,6 +188,16 @@ class ArrayConfig:
         return min(self.bus_bytes, PORT_BYTES * self.port_mhz / self.clock_mhz)
 
     @property
+    def has_port_clock(self) -> bool:
+        """Whether the memory ports have a clock of their own.
+
+        A faster one behind ports that are no wider than the processor's would bring nothing, so those have the array's.
+        """
+        if self.bus_bytes <= PORT_BYTES:
+            return 0 < self.port_mhz < self.clock_mhz
+        return self.port_mhz not in (0, self.clock_mhz)
+
+    @property
     def piece_words(self) -> int:
         """Bus words that QUANTIZE takes in one round, a multiple of 4, so that they give whole words of integers.
 

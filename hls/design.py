@@ -17,6 +17,13 @@ IDENTITY = "systolora_id"
 INTERRUPT_CONTROLLER = "axi_intc_0"
 INTERRUPT_CONCAT = "interrupt_concat"
 
+PORT_CLOCK = "port_clock"
+"""The clocking wizard of memory ports that are faster than the array."""
+
+LOCK_COUNTER_BITS = 17
+"""Of the counter that resets it while it is not locked: half of its round, 65,536 clocks, is more than the 100 us that locking takes at
+most (DS925, "MMCM Switching Characteristics") at up to 650 MHz, and ends within 10 ms at 20 MHz and more."""
+
 CONTROL_BUS = "s_axi_control"
 CONTROL_MASTER = "M_AXI_HPM0_FPD"
 

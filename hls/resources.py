@@ -58,6 +58,8 @@ UNITS: dict[str, Resources] = {
     "m_axi adapter": Resources(lut=1_000, ff=1_500),
     "m_axi adapter, byte of width": Resources(lut=30, ff=60),
     "interconnect of a memory port": Resources(lut=900, ff=1_300),
+    # A SmartConnect that narrows words to 16 bytes and crosses to another clock: its buffers are LUT RAM. Judgement as above.
+    "interconnect to a clock of its own, byte of width": Resources(lut=55, ff=80),
     "control: s_axilite, interconnect, interrupt, identity": Resources(lut=2_500, ff=3_000),
     "controller: fetch, decode, check, tile loops": Resources(lut=9_000, ff=10_000, dsp=32, bram36=2),
     "load unit: addresses": Resources(lut=3_000, ff=3_500, dsp=8),
@@ -191,6 +193,8 @@ def _ports(config: ArrayConfig) -> Resources:
         + UNITS["m_axi adapter, byte of width"].times(config.bus_bytes)
         + UNITS["interconnect of a memory port"]
     )
+    if config.has_port_clock:
+        adapter += UNITS["interconnect to a clock of its own, byte of width"].times(config.bus_bytes)
     words = REQUESTS_IN_FLIGHT * BURST_WORDS
     reads, writes = (
         Resources(bram36=min(_ceil(bits, width) * _ceil(words, depth) for width, depth in BRAM_SHAPES))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .boards import BOARD_TABLE, Board, board_of, pl_clock
+from .boards import BOARD_TABLE, MOST_PORT_MHZ, Board, board_of, pl_clock
 from .budget import require_fit
 from .config import ArrayConfig
 from .design import (
@@ -21,7 +21,9 @@ from .design import (
     INTERRUPT_CONTROLLER,
     KERNEL,
     KERNEL_VLNV,
+    LOCK_COUNTER_BITS,
     MEMORY_PORTS,
+    PORT_CLOCK,
     PROCESSOR,
     SLAVES,
 )
@@ -122,6 +124,10 @@ def _design_values(config: ArrayConfig, board: Board) -> dict[str, object]:
         "board_files": board.board_files,
         "ddr_high": board.dram_mb > DDR_LOW_SIZE >> 20,
         "clock_mhz": pl_clock(config).mhz,
+        "port_clock": PORT_CLOCK if config.has_port_clock else "",
+        "port_mhz": config.port_mhz,
+        "most_port_mhz": MOST_PORT_MHZ,
+        "lock_counter_bits": LOCK_COUNTER_BITS,
         "design": DESIGN,
         "processor": PROCESSOR,
         "kernel": KERNEL,
@@ -133,4 +139,5 @@ def _design_values(config: ArrayConfig, board: Board) -> dict[str, object]:
         "control_master": CONTROL_MASTER,
         "slaves": SLAVES,
         "ports": MEMORY_PORTS,
+        "port_bits": 8 * config.bus_bytes,
     }

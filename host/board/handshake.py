@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from .errors import BoardOpenError
 from .selftest import self_test
 
 CLOCK_TOLERANCE = 0.005
+CLOCK_SETTLING = 0.01
+"""Seconds that the logic gets after its clock was set: a clock of the memory ports that is made of it locks anew (vivado/build.tcl), and
+until then registers do not answer."""
 """Share by which the PL clock may differ from the design's: PLL dividers give 249.9975 MHz for 250."""
 
 _REBUILD = "systolora bitstream build {board}"
@@ -123,6 +127,7 @@ def check_clock(wanted_mhz: float) -> None:
     if _clock_fits(pynq.Clocks.fclk0_mhz, wanted_mhz):
         return
     pynq.Clocks.fclk0_mhz = wanted_mhz
+    time.sleep(CLOCK_SETTLING)
     found = pynq.Clocks.fclk0_mhz
     if not _clock_fits(found, wanted_mhz):
         raise BoardOpenError(

@@ -35,6 +35,13 @@ class ArrayOptions:
     output_bytes: int = setting(ArrayConfig.output_bytes, "output memory, both halves; likewise", **_MEMORY)
     bus_bytes: int = setting(ArrayConfig.bus_bytes, "bytes of a device memory word: 4, 8, 16, 32 or 64", group=_ARRAY)
     clock_mhz: float = setting(ArrayConfig.clock_mhz, "clock of the array", group=_ARRAY, least=1, most=1000)
+    port_mhz: float = setting(
+        ArrayConfig.port_mhz,
+        "clock of the processor's 16-byte memory ports behind the array's; 0: that of the array",
+        group=_ARRAY,
+        least=0,
+        most=1000,
+    )
     quantize_lanes: int = setting(
         ArrayConfig.quantize_lanes,
         "columns a clock of QUANTIZE, a power of two; 0 takes the rule",

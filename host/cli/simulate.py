@@ -81,9 +81,12 @@ def _headline(simulation: Simulation) -> str:
         if not settings.gemms
         else "a list"
     )
+    ports = f"ports of {config.bus_bytes} bytes"
+    if config.port_bytes < config.bus_bytes:
+        ports += f" at {config.port_bytes:.3g} a clock"
     return (
         f"{workload.spec.title}, {step}: {workload.gemm_count:,} GEMMs, {workload.macs() / 1e9:,.2f} GMAC a step\n"
-        f"{config.rows} x {config.cols} {kind}, {config.clock_mhz:g} MHz, ports of {config.bus_bytes} bytes, "
+        f"{config.rows} x {config.cols} {kind}, {config.clock_mhz:g} MHz, {ports}, "
         f"device memory {config.dram_gbps:g} GB/s"
     )
 

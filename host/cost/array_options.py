@@ -17,8 +17,11 @@ GROUP = "Array and memory"
 _LABELS = ("board", "part")
 """What names a configuration and changes nothing that is modelled; `--board` is an option of its own."""
 
-_BESIDE_THE_ARRAY = ("clock_mhz", "dram_gbps")
+_BESIDE_THE_ARRAY = ("clock_mhz", "port_mhz", "dram_gbps")
 """What may differ on a board whose array is still that of its preset."""
+
+_PORTS = ("bus_bytes", "port_mhz", "clock_mhz")
+"""What a board's memory ports may not be able to carry."""
 
 _HELP = {
     "rows": "rows of the array",
@@ -28,11 +31,12 @@ _HELP = {
     "output_bytes": "bytes of the output memory, both halves",
     "bus_bytes": "width of each memory port in bytes",
     "clock_mhz": "clock of the array",
+    "port_mhz": "clock of the memory ports of 16 bytes behind those of the array, if it is not the array's",
     "packed_dsp": "two products in one DSP",
     "dram_gbps": "bandwidth of device memory in GB/s",
     "max_instructions": "longest program",
 }
-_MOST = {"rows": 256, "cols": 256, "bus_bytes": 64, "clock_mhz": 1000, "dram_gbps": 1_000_000}
+_MOST = {"rows": 256, "cols": 256, "bus_bytes": 64, "clock_mhz": 1000, "port_mhz": 1000, "dram_gbps": 1_000_000}
 _LARGEST = 2**31
 
 _Class = TypeVar("_Class", bound=type)
@@ -81,8 +85,9 @@ def array_config(settings: Any) -> ArrayConfig:
     given = {name: getattr(settings, name) for name in array_names() if getattr(settings, name)}
     values = {name: _value(name, value) for name, value in given.items()}
     changed = {name: value for name, value in values.items() if not _same(value, getattr(base, name))}
-    if "bus_bytes" in changed:
-        board_of(base.with_changes(bus_bytes=changed["bus_bytes"]))  # which says whether the board's ports carry that
+    board_of(
+        base.with_changes(**{name: changed[name] for name in _PORTS if name in changed})
+    )  # which says if its ports carry that
     return fitted_config(base, _without_preset(changed))
 
 

@@ -173,6 +173,8 @@ class Simulation:
                 "kind": "scalesim" if self.settings.compat else self.machine.kind.value,
                 "bus_bytes": config.bus_bytes,
                 "clock_mhz": config.clock_mhz,
+                "port_mhz": config.port_mhz or config.clock_mhz,
+                "port_bytes_per_clock": round(config.port_bytes, 6),
                 "dram_gbps": config.dram_gbps,
                 "board": config.board,
             },

@@ -7,7 +7,7 @@ from math import gcd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from systolora.hls.boards import board_of
+from systolora.hls.boards import BOARD_TABLE, board_of
 from systolora.hls.check import input_words, weight_words
 from systolora.hls.config import BOARDS, MAX_K, ArrayConfig, ConfigError, board_config, fitted_config
 from systolora.hls.isa import Dataflow
@@ -28,6 +28,8 @@ from systolora.hls.isa import Dataflow
         ({"quantize_lanes": 3}, "quantize_lanes = 3: allowed with 64 columns and a bus of 16 bytes are 0, 1, 2, 4, 8 "),
         ({"epilogue_lanes": 16}, "epilogue_lanes = 16: .* a bus word holds at most 8 values.; 0 takes the rule, 8"),
         ({"quantize_lanes": 8, "cols": 4}, "quantize_lanes = 8: allowed with 4 columns .* are 0, 1, 2, 4 "),
+        ({"port_mhz": 0.5}, "port_mhz = 0.5: allowed are 1 to 1000, and 0 for the array's clock"),
+        ({"port_mhz": float("nan")}, "port_mhz = nan: allowed are"),
         ({"max_instructions": 0}, "max_instructions = 0: allowed are 1 to 16777216"),
     ],
 )
@@ -37,13 +39,45 @@ def test_what_cannot_be_built_is_refused(changes: dict[str, object], text: str) 
 
 
 @pytest.mark.parametrize("name", sorted(BOARDS))
-def test_ports_wider_than_the_boards_are_refused(name: str) -> None:
-    wide = board_config(name).with_changes(bus_bytes=32)
+def test_ports_that_a_board_cannot_carry_are_refused(name: str) -> None:
+    """A wider port needs to be told the clock of the processor's, which is limited; whether that clock is fast is the model's business."""
+    wide = board_config(name).with_changes(bus_bytes=32, port_mhz=0.0)
     with pytest.raises(
-        ConfigError, match="bus_bytes = 32: a memory port of .* carries 16 bytes a clock; give --bus-bytes 16"
+        ConfigError,
+        match="bus_bytes = 32: .* 16 bytes in each clock of its own; give that clock, --port-mhz up to 333,",
     ):
         board_of(wide)
+    with pytest.raises(
+        ConfigError, match="port_mhz = 350, .*: memory ports of .* take 333.33 MHz at most; give --port-mhz 300"
+    ):
+        board_of(wide.with_changes(port_mhz=350.0))
+    with pytest.raises(
+        ConfigError, match="clock_mhz = 400: memory ports .* give --port-mhz 300 .0 is the array's clock"
+    ):
+        board_of(wide.with_changes(bus_bytes=16, clock_mhz=400.0))
     assert board_of(wide.with_changes(board="", part="")) is None
+    for mhz in (100.0, 300.0, 1000 / 3):
+        assert board_of(wide.with_changes(port_mhz=mhz)) is BOARD_TABLE[name]
+
+
+@pytest.mark.parametrize(
+    ("bus", "clock", "port", "sustained", "own"),
+    [
+        (32, 166.67, 300.0, 1.8 * 16, True),
+        (32, 250.0, 300.0, 19.2, True),
+        (32, 250.0, 250.0, 16, False),  # equal clocks: exactly the processor's width
+        (32, 250.0, 200.0, 12.8, True),
+        (32, 125.0, 300.0, 32, True),  # no more than the array's port has
+        (16, 250.0, 300.0, 16, False),
+        (16, 400.0, 300.0, 12, True),
+        (8, 125.0, 0.0, 8, False),
+        (64, 200.0, 0.0, 64, False),  # no processor behind it
+    ],
+)
+def test_what_a_port_sustains(bus: int, clock: float, port: float, sustained: float, own: bool) -> None:
+    config = ArrayConfig(bus_bytes=bus, clock_mhz=clock, port_mhz=port)
+    assert config.port_bytes == pytest.approx(sustained, rel=1e-4)
+    assert config.has_port_clock == own
 
 
 @pytest.mark.parametrize(
@@ -128,9 +162,15 @@ def test_the_fingerprint_depends_on_the_hardware_and_on_nothing_else() -> None:
     prints = {config.with_changes(**{name: value}).fingerprint for name, value in hardware.items()}
     assert len(prints) == len(hardware)
     assert config.fingerprint not in prints
-    for name, value in {"board": "mine", "part": "xc7z020", "clock_mhz": 100.0, "dram_gbps": 1.0}.items():
+    for name, value in {
+        "board": "mine",
+        "part": "xc7z020",
+        "clock_mhz": 100.0,
+        "port_mhz": 300.0,
+        "dram_gbps": 1.0,
+    }.items():
         assert config.with_changes(**{name: value}).fingerprint == config.fingerprint
-    assert {*hardware, "board", "part", "clock_mhz", "dram_gbps"} == set(ArrayConfig.__dataclass_fields__)
+    assert {*hardware, "board", "part", "clock_mhz", "port_mhz", "dram_gbps"} == set(ArrayConfig.__dataclass_fields__)
 
 
 def test_the_fingerprint_is_the_same_in_every_process() -> None:

@@ -54,6 +54,13 @@ def test_buffers_of_ports_hold_all_requests_in_flight() -> None:
     assert estimate(ArrayConfig(bus_bytes=64)).parts["ports"].bram36 == 4 * 8 + 2 * 8
 
 
+def test_ports_with_a_clock_of_their_own_cost_their_conversion() -> None:
+    """Four SmartConnects that narrow 32 bytes and cross clocks: 55 LUT and 80 FF a byte each; none where clocks are equal."""
+    equal, faster = (estimate(ArrayConfig(bus_bytes=32, port_mhz=mhz)).parts["ports"] for mhz in (200.0, 300.0))
+    assert (faster.lut - equal.lut, faster.ff - equal.ff) == (4 * 32 * 55, 4 * 32 * 80)
+    assert faster.bram36 == equal.bram36
+
+
 def test_every_bit_has_a_place() -> None:
     for config in BOARDS.values():
         sizes = dict(

@@ -49,6 +49,9 @@ def run_script(
         "timing": MET,
         "progress": "100%",
         "clock": str(pl_clock(config).mhz),
+        "port_clock": str(config.port_mhz),
+        "port_taken": str(config.port_mhz),
+        "port_bits": str(8 * config.bus_bytes),
         **scenario,
     }
     record = project / "record.txt"
@@ -176,11 +179,85 @@ def test_every_pin_that_must_be_driven_is(tmp_path: Path, name: str) -> None:
         assert f"zynq_ultra_ps_e_0/{port.slave}" in buses
         assert f"zynq_ultra_ps_e_0/{port.clock}" in connected
     cells = {call[-1]: call[3] for call in calls_of(calls, "create_bd_cell")}
-    clocks = {"smartconnect": ("aclk", "aresetn"), "axi_intc": ("s_axi_aclk", "s_axi_aresetn")}
+    clocks = {
+        "smartconnect": ("aclk", "aresetn"),
+        "clk_wiz": ("clk_in1", "reset", "locked"),
+        "c_counter_binary": ("CLK", "SCLR"),
+        "axi_intc": ("s_axi_aclk", "s_axi_aresetn"),
+    }
     clocks |= {"axi_gpio": clocks["axi_intc"], "systolora_top": ("ap_clk", "ap_rst_n")}
     for cell, vlnv in cells.items():
         for pin in clocks.get(vlnv.split(":")[2], ()):
             assert f"{cell}/{pin}" in connected
+
+
+FAST_PORTS = board_config("zcu102").with_changes(bus_bytes=32, port_mhz=300.0)
+
+
+@needs_tclsh
+def test_ports_with_a_clock_of_their_own(tmp_path: Path) -> None:
+    """The core, registers and one side of each SmartConnect run with PL0; the processor's ports and the other side with the MMCM's clock."""
+    done, calls = run_script(make_project(tmp_path, FAST_PORTS), "vivado/build.tcl", FAST_PORTS)
+    assert done.returncode == 0, done.stderr
+    nets = calls_of(calls, "connect_bd_net")
+    driven = {
+        kind: {pin for source, pin in nets if source == kind}
+        for kind in ("zynq_ultra_ps_e_0/pl_clk0", "port_clock/clk_out1")
+    }
+    slow, fast = driven.values()
+    assert fast == {
+        pin for port in MEMORY_PORTS for pin in (f"zynq_ultra_ps_e_0/{port.clock}", f"{port.argument}_connect/aclk1")
+    }
+    assert {f"{port.argument}_connect/aclk" for port in MEMORY_PORTS} < slow
+    assert {
+        "systolora_top_0/ap_clk",
+        "port_clock/clk_in1",
+        "port_clock_unlocked/CLK",
+        "reset_0/slowest_sync_clk",
+    } < slow
+    assert not slow & fast
+    # Nothing leaves reset without the lock, and the MMCM is reset as long as there is none.
+    assert ["port_clock/locked", "reset_0/dcm_locked"] in nets
+    assert ["port_clock/locked", "port_clock_unlocked/SCLR"] in nets
+    assert ["port_clock_again/Dout", "port_clock/reset"] in nets
+    wizard = next(call[1] for call in calls_of(calls, "set_property") if call[-1] == "port_clock")
+    assert "CONFIG.CLKOUT1_REQUESTED_OUT_FREQ 300.0 " in wizard
+    assert "CONFIG.PRIM_IN_FREQ 249.9975 " in wizard
+    widths = [
+        call[1] for call in calls_of(calls, "set_property") if call[-1].endswith("_connect") and "NUM_CLKS 2" in call[1]
+    ]
+    assert len(widths) == len(MEMORY_PORTS)
+
+
+@needs_tclsh
+@pytest.mark.parametrize("changes", [{}, {"port_mhz": 300.0}, {"bus_bytes": 32, "port_mhz": 250.0}])
+def test_one_clock_where_another_brings_nothing(tmp_path: Path, changes: dict[str, float]) -> None:
+    config = board_config("zcu102").with_changes(**{"bus_bytes": 16, "port_mhz": 0.0, **changes})
+    done, calls = run_script(make_project(tmp_path, config), "vivado/build.tcl", config)
+    assert done.returncode == 0, done.stderr
+    assert not [call for call in calls_of(calls, "create_bd_cell") if "clk_wiz" in call[3]]
+
+
+@needs_tclsh
+@pytest.mark.parametrize(
+    ("scenario", "message"),
+    [
+        (
+            {"port_clock": "291.6"},
+            "the memory ports would run at 291.6 MHz instead of 300.0: generate with another --port-mhz",
+        ),
+        (
+            {"port_taken": "249.9975"},
+            "zynq_ultra_ps_e_0/S_AXI_HP2_FPD would run at 249.9975 MHz, not with the ports' clock, 300.0",
+        ),
+        ({"port_bits": "128"}, "systolora_top_0/m_axi_memory_program is 128 bits wide instead of 256"),
+    ],
+)
+def test_what_vivado_took_of_the_ports_is_checked(tmp_path: Path, scenario: dict[str, str], message: str) -> None:
+    done, calls = run_script(make_project(tmp_path, FAST_PORTS), "vivado/build.tcl", FAST_PORTS, **scenario)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not calls_of(calls, "launch_runs")
 
 
 @needs_tclsh

@@ -7,6 +7,8 @@
 #   board_parts   board parts that the catalogue has
 #   timing        text of the timing summary
 #   clock         MHz that PL0 really gets
+#   port_clock    MHz that the clocking wizard really gives; port_taken: that the processor's ports say
+#   port_bits     width of the core's masters
 #   progress      of the implementation run
 
 lassign $argv script record_name
@@ -37,6 +39,9 @@ proc answer_pins {cell kind} {
         }
         *:smartconnect {
             set pins {aclk aresetn}
+            if {[info exists settings($cell,CONFIG.NUM_CLKS)] && $settings($cell,CONFIG.NUM_CLKS) == 2} {
+                lappend pins aclk1
+            }
             set buses {}
             for {set index 0} {$index < $settings($cell,CONFIG.NUM_SI)} {incr index} {
                 lappend buses [format S%02d_AXI $index]
@@ -49,7 +54,10 @@ proc answer_pins {cell kind} {
         *:axi_gpio { set pins {s_axi_aclk s_axi_aresetn gpio_io_i gpio2_io_i}; set buses {S_AXI} }
         *:xlconcat { set pins {In0 dout}; set buses {} }
         *:xlconstant { set pins {dout}; set buses {} }
-        *:proc_sys_reset { set pins {slowest_sync_clk ext_reset_in peripheral_aresetn interconnect_aresetn}; set buses {} }
+        *:clk_wiz { set pins {clk_in1 reset clk_out1 locked}; set buses {} }
+        *:c_counter_binary { set pins {CLK SCLR Q}; set buses {} }
+        *:xlslice { set pins {Din Dout}; set buses {} }
+        *:proc_sys_reset { set pins {dcm_locked slowest_sync_clk ext_reset_in peripheral_aresetn interconnect_aresetn}; set buses {} }
         default { error "the recorder knows no core $kind" }
     }
     return [list $pins $buses]
@@ -105,6 +113,13 @@ proc answer {command arguments} {
             }
         }
         get_property {
+            if {[lindex $arguments 0] eq "CONFIG.FREQ_HZ"} {
+                set key [expr {[string match *clk_out1 $last] ? "port_clock" : "port_taken"}]
+                return [expr {round($scenario($key) * 1e6)}]
+            }
+            if {[lindex $arguments 0] eq "CONFIG.DATA_WIDTH"} {
+                return $scenario(port_bits)
+            }
             if {[string match *ACT_FREQMHZ [lindex $arguments 0]]} {
                 return $scenario(clock)
             }

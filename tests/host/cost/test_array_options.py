@@ -54,8 +54,15 @@ def test_another_array_is_no_board_s_any_more(changes: dict, board: str) -> None
 
 
 def test_ports_that_the_board_does_not_carry_are_refused() -> None:
-    with pytest.raises(ConfigError, match="a memory port of Kria KV260 carries 16 bytes a clock"):
+    with pytest.raises(ConfigError, match="a memory port of Kria KV260 carries 16 bytes in each clock"):
         SimulateSettings(board="kv260", bus_bytes=64).array_config()
+    with pytest.raises(ConfigError, match="memory ports of Kria KV260 take 333.33 MHz at most"):
+        SimulateSettings(board="kv260", port_mhz=400.0).array_config()
+    with pytest.raises(ConfigError, match="memory ports of Kria KV260 take 333.33 MHz at most"):
+        SimulateSettings(board="kv260", clock_mhz=400.0).array_config()
+    wide = SimulateSettings(board="kv260", bus_bytes=32, port_mhz=300.0).array_config()
+    assert (wide.bus_bytes, wide.port_bytes, wide.board) == (32, pytest.approx(28.8, rel=1e-4), "")
+    assert SimulateSettings(board="kv260", port_mhz=300.0).array_config().board == "kv260"
     assert SimulateSettings(bus_bytes=64).array_config().bus_bytes == 64
     assert SimulateSettings(board="kv260", bus_bytes=8).array_config().bus_bytes == 8
 

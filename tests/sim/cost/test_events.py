@@ -37,7 +37,7 @@ def machine(random: np.random.Generator, kind: ArrayKind = ArrayKind.OVERLAPPED)
     rows, cols = (int(x) for x in random.integers(4, 24, 2))
     gbps = float(random.choice([0.5, 3.0, 19.2]))
     config = ArrayConfig(rows, cols, input_bytes=512 * rows, weight_bytes=512 * cols, output_bytes=2048 * cols)
-    return Machine.of(config.with_changes(dram_gbps=gbps), kind)
+    return Machine.of(config.with_changes(dram_gbps=gbps, port_mhz=float(random.choice([0.0, 90.0]))), kind)
 
 
 @pytest.mark.parametrize("kind", list(ArrayKind))

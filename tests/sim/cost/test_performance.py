@@ -43,6 +43,7 @@ def random_config(random: np.random.Generator) -> ArrayConfig:
         weight_bytes=2 * cols * depths[1],
         output_bytes=8 * cols * depths[2],
         dram_gbps=float(random.choice([0.5, 2.0, 19.2])),
+        port_mhz=float(random.choice([0.0, 90.0, 300.0])),
     )
 
 
@@ -158,6 +159,38 @@ def test_turning_a_corner_costs_the_longer_of_reading_and_writing(transposed: bo
     clocks = load_input(config, dram, columns, tile_m, tile_k).clocks[0]
     begun = REQUESTS_IN_FLIGHT - 1 + CALL_CLOCKS
     assert clocks == begun + (16 * 16 + 8 * 256 + 9 * CALL_CLOCKS if transposed else 128 * 16 + CALL_CLOCKS)
+
+
+@pytest.mark.parametrize(
+    ("clock", "port", "rate"), [(166.67, 300.0, 28.8), (250.0, 300.0, 19.2), (250.0, 250.0, 16.0), (200.0, 100.0, 8.0)]
+)
+def test_a_wide_port_moves_what_the_processor_s_takes(clock: float, port: float, rate: float) -> None:
+    """A long transfer through a port of 32 bytes: its bytes at 16 bytes a clock of the processor's port, on each side, and no faster."""
+    config = ArrayConfig(bus_bytes=32, clock_mhz=clock, port_mhz=port, dram_gbps=1000.0)
+    dram = DramModel.of(config, latency_ns=0)
+    megabyte = np.array([1024])
+    columns = GemmColumns.of(config, [dense(1024, 1024, 1024, result=Result.BFLOAT16)])
+    loaded = int(load_input(config, dram, columns, megabyte, megabyte).clocks[0])
+    assert loaded - (REQUESTS_IN_FLIGHT - 1 + CALL_CLOCKS) == pytest.approx(2**20 / rate, rel=1e-3)
+    stored = int(store(config, dram, columns, megabyte, megabyte).clocks[0])
+    assert stored == pytest.approx(2**21 / rate, rel=0.03)
+    read = quantize_time(
+        Machine(config, dram), Quantize(1024, 1024, 0, 2048, 0, 1024, 0, axis=Axis.TENSOR, source=Source.BFLOAT16)
+    )
+    # Sixteen values a clock could be worked on.
+    assert read.find == pytest.approx(2**21 / rate, rel=0.03)
+
+
+def test_requests_of_a_wide_port_are_of_256_bytes() -> None:
+    """The processor's side cuts bursts to 16 beats of its own 16 bytes: eight of those in 50 clocks of latency are 2,048 bytes."""
+    config = ArrayConfig(bus_bytes=32, clock_mhz=200.0, port_mhz=300.0)
+    dram = DramModel.of(config, latency_ns=250)
+    assert dram.burst_words == 8
+    words = np.array([8_000])
+    assert dram.request_clocks(dram.requests(np.array([1]), words), words)[0] == (1000 * 50 + 8_000 * 32 / 24 + 7) // 8
+    # The array's own port of 16 bytes, or of 8: 16 beats are 16 words.
+    assert DramModel.of(config.with_changes(bus_bytes=16)).burst_words == 16
+    assert DramModel.of(config.with_changes(bus_bytes=8)).burst_words == 16
 
 
 def test_a_quantize_by_tensor_takes_two_passes() -> None:
@@ -333,6 +366,8 @@ def test_peak_figures() -> None:
     assert peak.port_gbps == pytest.approx(9.6)
     assert peak.ridge == pytest.approx(1638.4 / 9.6)
     assert peak_figures(ArrayConfig(bus_bytes=64), technology("45nm")).ridge == pytest.approx(1638.4 / 19.2)
+    # Three ports of 32 bytes whose processor's side runs with 300 MHz: 3 x 16 x 0.3.
+    assert peak_figures(ArrayConfig(bus_bytes=32, port_mhz=300.0), technology("45nm")).port_gbps == pytest.approx(14.4)
     assert 0 < peak.array_mm2 < 10
     assert 0 < peak.memory_mm2 < 20
 
