@@ -85,9 +85,8 @@ def array_config(settings: Any) -> ArrayConfig:
     given = {name: getattr(settings, name) for name in array_names() if getattr(settings, name)}
     values = {name: _value(name, value) for name, value in given.items()}
     changed = {name: value for name, value in values.items() if not _same(value, getattr(base, name))}
-    board_of(
-        base.with_changes(**{name: changed[name] for name in _PORTS if name in changed})
-    )  # which says if its ports carry that
+    if ports := {name: changed[name] for name in _PORTS if name in changed}:
+        board_of(base.with_changes(**ports))  # which says whether the board's ports carry that
     return fitted_config(base, _without_preset(changed))
 
 
