@@ -56,6 +56,7 @@ class ArrayConfig:
         clock_mhz: requested clock of the array.
         port_mhz: clock of the processor's memory ports, 16 bytes a clock each, behind the array's ports of `bus_bytes`. 0: they run
             with the array's clock and are as wide as its ports, whatever that is.
+        output_ports: 1, or 2: odd rows of C go through the port of programs, which is idle while a GEMM runs.
         packed_dsp: two INT8 products in one DSP48E2 (they share the activation).
         dataflows: what the hardware is built for: ("ws",), or ("os", "ws"), whose PEs take some three times as many LUTs.
         part: FPGA part number, or "" for a configuration that is only simulated.
@@ -74,6 +75,7 @@ class ArrayConfig:
     bus_bytes: int = 16
     clock_mhz: float = 200.0
     port_mhz: float = 0.0
+    output_ports: int = 1
     packed_dsp: bool = True
     dataflows: tuple[str, ...] = ("os", "ws")
     part: str = ""
@@ -239,6 +241,8 @@ def _check(config: ArrayConfig) -> None:
         raise ConfigError(
             f"bus_bytes = {config.bus_bytes}: allowed are 4, 8, 16, 32 and 64 (16 is the width of a PS port)"
         )
+    if config.output_ports not in (1, 2):
+        raise ConfigError(f"output_ports = {config.output_ports}: allowed are 1 and 2")
     if config.dataflows not in DATAFLOWS:
         raise ConfigError(
             f"dataflows = {config.dataflows!r}: allowed are {' and '.join(','.join(each) for each in DATAFLOWS)}; "

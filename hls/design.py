@@ -54,11 +54,11 @@ class MemoryPort:
 
     Attributes:
         argument: pointer argument of the top function; also its bundle, so that the master is `m_axi_<argument>`.
-        index: HP port number.
+        name: of the processor's port, HP0 to HP3, or HPC0.
     """
 
     argument: str
-    index: int
+    name: str
 
     @property
     def master(self) -> str:
@@ -67,31 +67,36 @@ class MemoryPort:
 
     @property
     def slave(self) -> str:
-        """Bus of the processor: one of the four non-coherent 128-bit ports."""
-        return f"S_AXI_HP{self.index}_FPD"
+        """Bus of the processor: a 128-bit port, not coherent, HPC0 neither, because the core's AxCACHE is 0011."""
+        return f"S_AXI_{self.name}_FPD"
 
     @property
     def slot(self) -> int:
-        """Number under which Vivado's processor block knows the port: S_AXI_GP2 to GP5 are HP0 to HP3."""
-        return self.index + 2
+        """Number under which Vivado's processor block knows the port: S_AXI_GP0 is HPC0, S_AXI_GP2 to GP5 are HP0 to HP3."""
+        return 0 if self.name == "HPC0" else int(self.name[-1]) + 2
 
     @property
     def segment(self) -> str:
         """Stem of the port's address segments in the processor's map."""
-        return f"SAXIGP{self.slot}/HP{self.index}_DDR"
+        return f"SAXIGP{self.slot}/{self.name}_DDR"
 
     @property
     def clock(self) -> str:
         """Clock pin of the processor port."""
-        return f"saxihp{self.index}_fpd_aclk"
+        return f"saxi{self.name.lower()}_fpd_aclk"
 
 
-_HP_PORTS = {"memory_program": 2, "memory_input": 1, "memory_weight": 0, "memory_output": 3}
+_PORTS = {"memory_program": "HP2", "memory_input": "HP1", "memory_weight": "HP0", "memory_output": "HP3"}
 """HP1 and HP2 share a port of the memory controller (UG1085, figure "DDR memory controller"), so the nearly idle program has one of them."""
 
-MEMORY_PORTS: tuple[MemoryPort, ...] = tuple(
-    MemoryPort(argument.name, _HP_PORTS[argument.name]) for argument in ARGUMENTS if argument.kind == "pointer"
-)
+
+def memory_ports(output_ports: int = 1) -> tuple[MemoryPort, ...]:
+    """The memory ports of a design: with two for results that of programs is busy too, and HPC0 has a port of the controller for itself."""
+    ports = _PORTS if output_ports == 1 else {**_PORTS, "memory_program": "HPC0"}
+    return tuple(
+        MemoryPort(argument.name, ports[argument.name]) for argument in ARGUMENTS if argument.kind == "pointer"
+    )
+
 
 DDR_LOW_SIZE = 0x8000_0000
 DDR_HIGH_BASE = 0x8_0000_0000

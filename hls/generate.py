@@ -177,6 +177,8 @@ def _values(config: ArrayConfig) -> dict[str, object]:
         "offsets": {argument.name: predict_map().offset(argument.name) for argument in ARGUMENTS},
         "signature": _signature(),
         "written": WRITTEN_PORTS,
+        "odd_port": ", Port memory_odd" if config.output_ports == 2 else "",
+        "odd_argument": ", memory_odd" if config.output_ports == 2 else "",
         "top": TOP,
         "storage": storage,
         "read_latency": {name: _read_latency(kind, getattr(config, f"{name}_depth")) for name, kind in storage.items()},

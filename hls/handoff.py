@@ -24,11 +24,11 @@ from .design import (
     INTERRUPT_CONTROLLER,
     KERNEL,
     KERNEL_VLNV,
-    MEMORY_PORTS,
     PROCESSOR,
     SLAVES,
     MemoryPort,
     Slave,
+    memory_ports,
 )
 from .regmap import TOP, RegisterMap, predict_map
 
@@ -57,7 +57,7 @@ def render_handoff(config: ArrayConfig) -> str:
     ElementTree.SubElement(root, "EXTERNALPORTS")
     ElementTree.SubElement(root, "EXTERNALINTERFACES")
     modules = ElementTree.SubElement(root, "MODULES")
-    _kernel(modules, predict_map(), board.dram_mb)
+    _kernel(modules, predict_map(), board.dram_mb, memory_ports(config.output_ports))
     _interrupts(modules)
     _identity(modules)
     _processor(modules, config)
@@ -147,12 +147,14 @@ def _range(
     ElementTree.SubElement(_section(module, "MEMORYMAP"), "MEMRANGE", attributes)
 
 
-def _kernel(modules: ElementTree.Element, register_map: RegisterMap, dram_mb: int) -> None:
+def _kernel(
+    modules: ElementTree.Element, register_map: RegisterMap, dram_mb: int, ports: tuple[MemoryPort, ...]
+) -> None:
     parameters: dict[str, object] = {
         "C_S_AXI_CONTROL_ADDR_WIDTH": register_map.address_bits,
         "C_S_AXI_CONTROL_DATA_WIDTH": 32,
     }
-    for port in MEMORY_PORTS:
+    for port in ports:
         # 0011 is the tool's default: bufferable and modifiable, not cacheable, hence never coherent.
         parameters[f"C_{port.master.upper()}_CACHE_VALUE"] = '"0011"'
     module = _module(modules, KERNEL, TOP, KERNEL_VLNV, parameters)
@@ -169,16 +171,16 @@ def _kernel(modules: ElementTree.Element, register_map: RegisterMap, dram_mb: in
     _port(module, "ap_rst_n", "I", "rst")
     _port(module, "interrupt", "O", "INTERRUPT", ((INTERRUPT_CONCAT, "In0"),))
     _bus(module, CONTROL_BUS, "SLAVE", f"{CONTROL_BUS}_AWADDR", register_map.address_bits - 1)
-    for port in MEMORY_PORTS:
+    for port in ports:
         _bus(module, port.master, "MASTER", f"{port.master}_AWADDR", 63)
         for block_name, base, size in _memory_ranges(port, dram_mb):
             _range(module, block_name, PROCESSOR, base, size, (port.master, port.slave))
 
 
 def _memory_ranges(port: MemoryPort, dram_mb: int) -> Iterable[tuple[str, int, int]]:
-    yield f"HP{port.index}_DDR_LOW", 0, DDR_LOW_SIZE
+    yield f"{port.name}_DDR_LOW", 0, DDR_LOW_SIZE
     if dram_mb > DDR_LOW_SIZE >> 20:
-        yield f"HP{port.index}_DDR_HIGH", DDR_HIGH_BASE, DDR_HIGH_SIZE
+        yield f"{port.name}_DDR_HIGH", DDR_HIGH_BASE, DDR_HIGH_SIZE
 
 
 def _registers(block: ElementTree.Element, register_map: RegisterMap) -> None:
@@ -240,7 +242,7 @@ def _processor(modules: ElementTree.Element, config: ArrayConfig) -> None:
     _port(module, "pl_clk0", "O", "clk")
     _port(module, _INTERRUPT_PIN, "I", "INTERRUPT", ((INTERRUPT_CONTROLLER, "irq"),), high=0)
     _bus(module, CONTROL_MASTER, "MASTER", "maxigp0_awaddr", 39)
-    for port in MEMORY_PORTS:
+    for port in memory_ports(config.output_ports):
         _bus(module, port.slave, "SLAVE", f"saxigp{port.slot}_awaddr", 48)
     for slave in SLAVES:
         _slave_range(module, slave)
@@ -263,6 +265,6 @@ def _processor_parameters(config: ArrayConfig) -> dict[str, object]:
         parameters[prefix + "ACT_FREQMHZ"] = clock.mhz if first else 100
         parameters[prefix + "SRCSEL"] = "IOPLL"
     parameters["C_MAXIGP0_DATA_WIDTH"] = 128
-    for port in MEMORY_PORTS:
+    for port in memory_ports(config.output_ports):
         parameters[f"C_SAXIGP{port.slot}_DATA_WIDTH"] = 128
     return parameters

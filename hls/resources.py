@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 
 from .config import ACCUMULATOR_BYTES, ArrayConfig
-from .design import BURST_WORDS, MEMORY_PORTS, REQUESTS_IN_FLIGHT, WRITTEN_PORTS
+from .design import BURST_WORDS, REQUESTS_IN_FLIGHT, WRITTEN_PORTS, memory_ports
 
 ADDER_LUT = 32
 """Behind each group of rows, in each column: base + the chain's sum, unpacked in the same LUTs."""
@@ -200,7 +200,7 @@ def _ports(config: ArrayConfig) -> Resources:
         Resources(bram36=min(_ceil(bits, width) * _ceil(words, depth) for width, depth in BRAM_SHAPES))
         for bits in (8 * config.bus_bytes + 2, 9 * config.bus_bytes)
     )
-    return (adapter + reads).times(len(MEMORY_PORTS)) + writes.times(len(WRITTEN_PORTS))
+    return (adapter + reads).times(len(memory_ports())) + writes.times(len(WRITTEN_PORTS))
 
 
 def _place(config: ArrayConfig, rest: Resources, budget: Resources | None) -> dict[str, str]:

@@ -22,10 +22,10 @@ from .design import (
     KERNEL,
     KERNEL_VLNV,
     LOCK_COUNTER_BITS,
-    MEMORY_PORTS,
     PORT_CLOCK,
     PROCESSOR,
     SLAVES,
+    memory_ports,
 )
 from .regmap import TOP, predict_map, render_header, render_json
 from .rendering import template_environment
@@ -138,6 +138,6 @@ def _design_values(config: ArrayConfig, board: Board) -> dict[str, object]:
         "interrupt_concat": INTERRUPT_CONCAT,
         "control_master": CONTROL_MASTER,
         "slaves": SLAVES,
-        "ports": MEMORY_PORTS,
+        "ports": memory_ports(config.output_ports),
         "port_bits": 8 * config.bus_bytes,
     }

@@ -96,7 +96,7 @@ inline void count_gemm(const GemmCounts &gemm, Counters &counters)
 
 // Decodes, checks and executes one instruction.
 inline ErrorCode execute(const InstructionWords &code, const Surroundings &around, Port memory_input,
-                         Port memory_weight, Port memory_output, Progress &progress,
+                         Port memory_weight, Port memory_output{{ odd_port }}, Progress &progress,
                          InputSegment input_ping[kInputDepth][kInputSegments],
                          InputSegment input_pong[kInputDepth][kInputSegments],
                          WeightSegment weight_ping[kWeightDepth][kWeightSegments],
@@ -114,7 +114,7 @@ inline ErrorCode execute(const InstructionWords &code, const Surroundings &aroun
                                  : ErrorCode::bad_field;
         if (error == ErrorCode::ok) {
             GemmCounts counts = {0, 0, 0, 0, 0, 0, 0};
-            gemm(op, around.window.address, memory_input, memory_weight, memory_output, progress.halves, input_ping,
+            gemm(op, around.window.address, memory_input, memory_weight, memory_output{{ odd_argument }}, progress.halves, input_ping,
                  input_pong, weight_ping, weight_pong, output_ping, output_pong, counts);
             count_gemm(counts, counters);
             is_gemm = true;
@@ -169,7 +169,7 @@ instructions:
         current = i;
         const InstructionWords code = fetch(memory_program, first + uint64_t(i) * kInstructionBusWords);
         status.counters.program_words += kInstructionBusWords;
-        status.error = execute(code, around, memory_input, memory_weight, memory_output, progress, input_ping,
+        status.error = execute(code, around, memory_input, memory_weight, memory_output{{ ", memory_program" if odd_port }}, progress, input_ping,
                                input_pong, weight_ping, weight_pong, output_ping, output_pong, status.counters);
         if (status.error != ErrorCode::ok) {
             status.error_index = i;

@@ -148,7 +148,7 @@ inline ResultTile result_tile(const GemmInstruction &op, const TileStep &step)
 // Load, array and store at the same time: calls of one basic block that share no memory, no port, no count and no
 // result of each other, so each may start before the others end.
 inline void run_round(const GemmInstruction &op, const Round &round, uint64_t window_address,
-                      Port memory_input, Port memory_weight, Port memory_output,
+                      Port memory_input, Port memory_weight, Port memory_output{{ odd_port }},
                       InputSegment input_next[kInputDepth][kInputSegments],
                       const InputSegment input_now[kInputDepth][kInputSegments],
                       WeightSegment weight_next[kWeightDepth][kWeightSegments],
@@ -164,7 +164,7 @@ inline void run_round(const GemmInstruction &op, const Round &round, uint64_t wi
     counts.input = load_input(step.load_a, op, window_address, a, memory_input, input_next);
     counts.weight = load_weight(step.load_b, op, window_address, b, memory_weight, weight_next);
     compute(round.computing, input_now, weight_now, output_now, counts.compute);
-    store(op, round.storing, window_address, memory_output, output_done, counts.store);
+    store(op, round.storing, window_address, memory_output{{ odd_argument }}, output_done, counts.store);
 }
 
 inline void add_counts(const RoundCounts &round, GemmCounts &counts)
@@ -183,7 +183,7 @@ inline void add_counts(const RoundCounts &round, GemmCounts &counts)
 // or crossed, to the one instance of the next: two calls in the branches of an if, as few as there can be, because load
 // unit and array must each see its own half only.
 inline void round_on_outputs(const Halves &halves, const GemmInstruction &op, const Round &round,
-                             uint64_t window_address, Port memory_input, Port memory_weight, Port memory_output,
+                             uint64_t window_address, Port memory_input, Port memory_weight, Port memory_output{{ odd_port }},
                              InputSegment input_next[kInputDepth][kInputSegments],
                              const InputSegment input_now[kInputDepth][kInputSegments],
                              WeightSegment weight_next[kWeightDepth][kWeightSegments],
@@ -194,16 +194,16 @@ inline void round_on_outputs(const Halves &halves, const GemmInstruction &op, co
 #pragma HLS INLINE off
 #pragma HLS ALLOCATION instances=run_round limit=1 type=function
     if (halves.output) {
-        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_next, input_now,
+        run_round(op, round, window_address, memory_input, memory_weight, memory_output{{ odd_argument }}, input_next, input_now,
                   weight_next, weight_now, output_pong, output_ping, counts);
     } else {
-        run_round(op, round, window_address, memory_input, memory_weight, memory_output, input_next, input_now,
+        run_round(op, round, window_address, memory_input, memory_weight, memory_output{{ odd_argument }}, input_next, input_now,
                   weight_next, weight_now, output_ping, output_pong, counts);
     }
 }
 
 inline void round_on_weights(const Halves &halves, const GemmInstruction &op, const Round &round,
-                             uint64_t window_address, Port memory_input, Port memory_weight, Port memory_output,
+                             uint64_t window_address, Port memory_input, Port memory_weight, Port memory_output{{ odd_port }},
                              InputSegment input_next[kInputDepth][kInputSegments],
                              const InputSegment input_now[kInputDepth][kInputSegments],
                              WeightSegment weight_ping[kWeightDepth][kWeightSegments],
@@ -214,16 +214,16 @@ inline void round_on_weights(const Halves &halves, const GemmInstruction &op, co
 #pragma HLS INLINE off
 #pragma HLS ALLOCATION instances=round_on_outputs limit=1 type=function
     if (halves.weight) {
-        round_on_outputs(halves, op, round, window_address, memory_input, memory_weight, memory_output,
+        round_on_outputs(halves, op, round, window_address, memory_input, memory_weight, memory_output{{ odd_argument }},
                          input_next, input_now, weight_ping, weight_pong, output_ping, output_pong, counts);
     } else {
-        round_on_outputs(halves, op, round, window_address, memory_input, memory_weight, memory_output,
+        round_on_outputs(halves, op, round, window_address, memory_input, memory_weight, memory_output{{ odd_argument }},
                          input_next, input_now, weight_pong, weight_ping, output_ping, output_pong, counts);
     }
 }
 
 inline void round_on_inputs(const Halves &halves, const GemmInstruction &op, const Round &round,
-                            uint64_t window_address, Port memory_input, Port memory_weight, Port memory_output,
+                            uint64_t window_address, Port memory_input, Port memory_weight, Port memory_output{{ odd_port }},
                             InputSegment input_ping[kInputDepth][kInputSegments],
                             InputSegment input_pong[kInputDepth][kInputSegments],
                             WeightSegment weight_ping[kWeightDepth][kWeightSegments],
@@ -234,10 +234,10 @@ inline void round_on_inputs(const Halves &halves, const GemmInstruction &op, con
 #pragma HLS INLINE off
 #pragma HLS ALLOCATION instances=round_on_weights limit=1 type=function
     if (halves.input) {
-        round_on_weights(halves, op, round, window_address, memory_input, memory_weight, memory_output,
+        round_on_weights(halves, op, round, window_address, memory_input, memory_weight, memory_output{{ odd_argument }},
                          input_ping, input_pong, weight_ping, weight_pong, output_ping, output_pong, counts);
     } else {
-        round_on_weights(halves, op, round, window_address, memory_input, memory_weight, memory_output,
+        round_on_weights(halves, op, round, window_address, memory_input, memory_weight, memory_output{{ odd_argument }},
                          input_pong, input_ping, weight_ping, weight_pong, output_ping, output_pong, counts);
     }
 }
@@ -250,7 +250,7 @@ inline uint64_t count_steps(const GemmInstruction &op)
 
 // Executes a checked GEMM. `halves` outlives it: the next GEMM may reuse its A tile.
 inline void gemm(const GemmInstruction &op, uint64_t window_address, Port memory_input,
-                 Port memory_weight, Port memory_output, Halves &halves,
+                 Port memory_weight, Port memory_output{{ odd_port }}, Halves &halves,
                  InputSegment input_ping[kInputDepth][kInputSegments],
                  InputSegment input_pong[kInputDepth][kInputSegments],
                  WeightSegment weight_ping[kWeightDepth][kWeightSegments],
@@ -271,7 +271,7 @@ rounds:
         round.loading = loading;
         round.computing = compute_tile(op, computing);
         round.storing = result_tile(op, finished);
-        round_on_inputs(halves, op, round, window_address, memory_input, memory_weight, memory_output, input_ping,
+        round_on_inputs(halves, op, round, window_address, memory_input, memory_weight, memory_output{{ odd_argument }}, input_ping,
                         input_pong, weight_ping, weight_pong, output_ping, output_pong, round_counts);
         add_counts(round_counts, counts);
         // A half changes hands when the other one has its new tile.

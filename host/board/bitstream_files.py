@@ -28,7 +28,7 @@ from systolora.bitstreams.store import PACKAGE, digest
 from systolora.hls.boards import pl_clock
 from systolora.hls.budget import require_fit
 from systolora.hls.config import BOARDS, ArrayConfig, ConfigError
-from systolora.hls.design import DESIGN, KERNEL_VLNV, MEMORY_PORTS, SLAVES
+from systolora.hls.design import DESIGN, KERNEL_VLNV, SLAVES, memory_ports
 from systolora.hls.handoff import render_handoff
 from systolora.hls.regmap import TOP, compare_maps, parse_header, predict_map, render_json
 
@@ -72,7 +72,7 @@ def _emulated(config: ArrayConfig, files: tuple[FileEntry, ...]) -> Manifest:
         arguments=tuple(ArgumentEntry(name, *place) for name, place in predict_map().arguments.items()),
         clock_mhz=pl_clock(config).mhz,
         requested_clock_mhz=config.clock_mhz,
-        ports={port.master: port.slave for port in MEMORY_PORTS},
+        ports={port.master: port.slave for port in memory_ports(config.output_ports)},
         tools={"vitis_hls": None, "vivado": None},
         estimated=asdict(fit.estimate.total),
         built=None,

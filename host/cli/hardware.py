@@ -42,6 +42,9 @@ class ArrayOptions:
         least=0,
         most=1000,
     )
+    output_ports: int = setting(
+        ArrayConfig.output_ports, "memory ports that results go through: 1, or 2", group=_ARRAY, least=1, most=2
+    )
     quantize_lanes: int = setting(
         ArrayConfig.quantize_lanes,
         "columns a clock of QUANTIZE, a power of two; 0 takes the rule",

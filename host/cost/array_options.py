@@ -32,6 +32,7 @@ _HELP = {
     "bus_bytes": "width of each memory port in bytes",
     "clock_mhz": "clock of the array",
     "port_mhz": "clock of the memory ports of 16 bytes behind those of the array, if it is not the array's",
+    "output_ports": "memory ports that results go through, 1 or 2",
     "packed_dsp": "two products in one DSP",
     "dram_gbps": "bandwidth of device memory in GB/s",
     "max_instructions": "longest program",

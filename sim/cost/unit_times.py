@@ -191,7 +191,9 @@ def store(config: ArrayConfig, dram: DramModel, c: GemmColumns, tile_m: Ints, ti
     row = np.maximum(ceil_div(tile_n, lanes), row_words)
     groups = ceil_div(tile_n, np.int64(group_columns(config)))
     # Reads and writes have channels of their own, so each has its own rate and requests in flight.
-    bound = dram.transfer_clocks(dram.requests(tile_m, row_words), tile_m * row_words)
+    # Of two ports each has every second row.
+    rows = ceil_div(tile_m, config.output_ports)
+    bound = dram.transfer_clocks(dram.requests(rows, row_words), rows * row_words)
     scales = (c.scale_a > 0) + np.where(c.scale_b == ScaleMode.VECTOR, groups, c.scale_b > 0)
     waits = scales + groups * (c.bias + c.accumulate) + 1
     vector_clocks = vectors * (config.bus_bytes // FLOAT_BYTES)

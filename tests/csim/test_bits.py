@@ -62,6 +62,9 @@ ODD = {
     "32x16 bus 32, lanes of 2 and 16": small_memories(32, 16, bus_bytes=32, quantize_lanes=2, epilogue_lanes=16),
     "16x16 lanes of 8 and 1": small_memories(16, 16, quantize_lanes=8, epilogue_lanes=1),
     "large memories": ArrayConfig(rows=8, cols=8),
+    # Odd rows of C through the port of programs: tiles that begin with an odd row, tiles of one row.
+    "8x16 two output ports": small_memories(8, 16, output_ports=2),
+    "32x12 bus 32, two output ports": small_memories(32, 12, bus_bytes=32, output_ports=2, epilogue_lanes=4),
     # Chains and bands: a short last chain, three bands of two chains, a band of two segments, one dataflow.
     "17x9": small_memories(17, 9),
     "48x4": small_memories(48, 4),

@@ -27,6 +27,9 @@ CONFIGURATIONS = {
     "6x10, bus 4, one product": ArrayConfig(
         rows=6, cols=10, bus_bytes=4, packed_dsp=False, input_bytes=3072, weight_bytes=5120, output_bytes=20480
     ),
+    "12x8, two output ports": ArrayConfig(
+        rows=12, cols=8, output_ports=2, input_bytes=3072, weight_bytes=5120, output_bytes=20480
+    ),
     "256x256, bus 64": ArrayConfig(rows=256, cols=256, bus_bytes=64),
 }
 

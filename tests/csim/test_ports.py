@@ -138,6 +138,14 @@ def test_strided_operands_are_asked_for_as_far_ahead_as_the_port_holds(
     assert most == {"program": (1, 1), "input": (held, 0), "weight": (held, 0), "output": (held * accumulate, held)}
 
 
+def test_rows_of_results_are_shared_by_two_ports() -> None:
+    """Even rows through one port, odd ones through that of programs, each with as many requests as it holds."""
+    case = one_gemm(accumulate=True)
+    most = most_open(CONFIG.with_changes(output_ports=2), case)
+    held = REQUESTS_IN_FLIGHT
+    assert (most["output"], most["program"]) == ((held, held), (held, held))
+
+
 def test_patches_and_reversed_blocks_are_asked_for_ahead_too() -> None:
     """A 3 x 3 kernel over 16 x 16 pixels of 16 channels: a run a pixel, none for the padding."""
     builder = ProgramBuilder(CONFIG, np.random.default_rng(0))
@@ -168,7 +176,9 @@ def test_rows_of_quantize_are_asked_for_ahead_too(columns: int, axis: Axis) -> N
     assert (most["input"], most["output"]) == ((REQUESTS_IN_FLIGHT, 0), (0, REQUESTS_IN_FLIGHT))
 
 
-@pytest.mark.parametrize("config", [CONFIG, ArrayConfig()], ids=["small", "default"])
+@pytest.mark.parametrize(
+    "config", [CONFIG, CONFIG.with_changes(output_ports=2), ArrayConfig()], ids=["small", "two output ports", "default"]
+)
 def test_no_function_asks_behind_a_word_that_it_reads(config: ArrayConfig) -> None:
     """In a pipelined loop the request of a later turn would stand behind a word that may wait for it: a hang that
     C-simulation cannot show, as it runs turn by turn."""

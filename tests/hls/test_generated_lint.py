@@ -13,6 +13,7 @@ from systolora.sim.lint.run import lint_folder
 CONFIGS = {
     "default": ArrayConfig(),
     **BOARDS,
+    "two output ports": ArrayConfig(bus_bytes=32, output_ports=2, port_mhz=300.0),
     "odd": ArrayConfig(rows=5, cols=7, input_bytes=8190, weight_bytes=8190, output_bytes=17920),
 }
 
