@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from systolora.hls import BOARDS, ArrayConfig, ConfigError, board_config
 from systolora.hls.boards import BOARD_TABLE, pl_clock
-from systolora.hls.design import MEMORY_PORTS
+from systolora.hls.design import memory_ports
 from systolora.hls.generate import GOLDEN_FILE, render_project
 from systolora.hls.regmap import predict_map
 from systolora.hls.scripts import ProjectFiles, missing_scripts, render_scripts
@@ -43,7 +43,7 @@ def run_script(
 ) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
     board = BOARD_TABLE.get(config.board)
     values = {
-        "masters": " ".join(port.master for port in MEMORY_PORTS),
+        "masters": " ".join(port.master for port in memory_ports()),
         "high": str(int(board is not None and board.dram_mb > 2048)),
         "board_parts": "vendor.com:board:part0:1.0 vendor.com:board:part0:1.10 vendor.com:board:part0:1.9",
         "timing": MET,
@@ -174,7 +174,7 @@ def test_every_pin_that_must_be_driven_is(tmp_path: Path, name: str) -> None:
     connected = {pin for call in calls_of(calls, "connect_bd_net") for pin in call}
     buses = [pin for call in calls_of(calls, "connect_bd_intf_net") for pin in call]
     assert len(buses) == len(set(buses)), "a bus is connected twice"
-    for port in MEMORY_PORTS:
+    for port in memory_ports(board_config(name).output_ports):
         assert f"systolora_top_0/{port.master}" in buses
         assert f"zynq_ultra_ps_e_0/{port.slave}" in buses
         assert f"zynq_ultra_ps_e_0/{port.clock}" in connected
@@ -191,7 +191,7 @@ def test_every_pin_that_must_be_driven_is(tmp_path: Path, name: str) -> None:
             assert f"{cell}/{pin}" in connected
 
 
-FAST_PORTS = board_config("zcu102").with_changes(bus_bytes=32, port_mhz=300.0)
+FAST_PORTS = board_config("zcu102").with_changes(bus_bytes=32, port_mhz=300.0, output_ports=2)
 
 
 @needs_tclsh
@@ -206,9 +206,11 @@ def test_ports_with_a_clock_of_their_own(tmp_path: Path) -> None:
     }
     slow, fast = driven.values()
     assert fast == {
-        pin for port in MEMORY_PORTS for pin in (f"zynq_ultra_ps_e_0/{port.clock}", f"{port.argument}_connect/aclk1")
+        pin
+        for port in memory_ports(FAST_PORTS.output_ports)
+        for pin in (f"zynq_ultra_ps_e_0/{port.clock}", f"{port.argument}_connect/aclk1")
     }
-    assert {f"{port.argument}_connect/aclk" for port in MEMORY_PORTS} < slow
+    assert {f"{port.argument}_connect/aclk" for port in memory_ports()} < slow
     assert {
         "systolora_top_0/ap_clk",
         "port_clock/clk_in1",
@@ -226,7 +228,17 @@ def test_ports_with_a_clock_of_their_own(tmp_path: Path) -> None:
     widths = [
         call[1] for call in calls_of(calls, "set_property") if call[-1].endswith("_connect") and "NUM_CLKS 2" in call[1]
     ]
-    assert len(widths) == len(MEMORY_PORTS)
+    assert len(widths) == len(memory_ports())
+
+
+@pytest.mark.parametrize(("count", "program"), [(1, "HP2"), (2, "HPC0")])
+def test_no_two_busy_ports_share_one_of_the_memory_controller(count: int, program: str) -> None:
+    """HP1 and HP2 do (UG1085). The port of programs is busy if odd rows of results go through it."""
+    ports = {port.argument: port.name for port in memory_ports(count)}
+    assert ports["memory_program"] == program
+    assert len(set(ports.values())) == len(ports)
+    busy = set(ports.values()) - ({program} if count == 1 else set())
+    assert not busy >= {"HP1", "HP2"}
 
 
 @needs_tclsh
@@ -248,7 +260,7 @@ def test_one_clock_where_another_brings_nothing(tmp_path: Path, changes: dict[st
         ),
         (
             {"port_taken": "249.9975"},
-            "zynq_ultra_ps_e_0/S_AXI_HP2_FPD would run at 249.9975 MHz, not with the ports' clock, 300.0",
+            "zynq_ultra_ps_e_0/S_AXI_HPC0_FPD would run at 249.9975 MHz, not with the ports' clock, 300.0",
         ),
         ({"port_bits": "128"}, "systolora_top_0/m_axi_memory_program is 128 bits wide instead of 256"),
     ],
@@ -268,8 +280,8 @@ def test_address_map(tmp_path: Path, name: str) -> None:
     memory = {(call[1], call[2]) for call in assigned if call[0] == "-target_address_space"}
     halves = ("LOW", "HIGH") if BOARD_TABLE[name].dram_mb > 2048 else ("LOW",)
     assert memory == {
-        (f"systolora_top_0/Data_{port.master}", f"zynq_ultra_ps_e_0/SAXIGP{port.slot}/HP{port.index}_DDR_{half}")
-        for port in MEMORY_PORTS
+        (f"systolora_top_0/Data_{port.master}", f"zynq_ultra_ps_e_0/SAXIGP{port.slot}/{port.name}_DDR_{half}")
+        for port in memory_ports(board_config(name).output_ports)
         for half in halves
     }
     registers = {call[-1]: int(call[1], 16) for call in assigned if call[0] == "-offset"}
@@ -359,7 +371,7 @@ def test_default_files_are_those_that_the_generator_writes() -> None:
 
 def test_the_core_has_the_ports_that_the_design_connects() -> None:
     top = render_project(board_config("kv260"))["src/systolora_top.cpp"]
-    for port in MEMORY_PORTS:
+    for port in memory_ports():
         assert f"mode=m_axi port={port.argument} bundle={port.argument} " in top
     for name, (offset, _) in predict_map().arguments.items():
         assert f"mode=s_axilite port={name} bundle=control offset=0x{offset:02x}" in top

@@ -23,10 +23,11 @@ proc answer_pins {cell kind} {
         *:zynq_ultra_ps_e {
             set pins {pl_clk0 pl_resetn0 maxihpm0_fpd_aclk}
             set buses {M_AXI_HPM0_FPD}
-            foreach slot {2 3 4 5} {
-                if {[info exists settings($cell,CONFIG.PSU__USE__S_AXI_GP$slot)]} {
-                    lappend pins saxihp[expr {$slot - 2}]_fpd_aclk
-                    lappend buses S_AXI_HP[expr {$slot - 2}]_FPD
+            foreach {slot port} {0 hpc0 1 hpc1 2 hp0 3 hp1 4 hp2 5 hp3} {
+                if {[info exists settings($cell,CONFIG.PSU__USE__S_AXI_GP$slot)]
+                    && $settings($cell,CONFIG.PSU__USE__S_AXI_GP$slot)} {
+                    lappend pins saxi${port}_fpd_aclk
+                    lappend buses S_AXI_[string toupper $port]_FPD
                 }
             }
             if {[info exists settings($cell,CONFIG.PSU__USE__IRQ0)]} {
@@ -75,8 +76,8 @@ proc answer_pin {name which} {
 
 proc answer_segment {name} {
     upvar #0 scenario scenario
-    if {[regexp {/SAXIGP([2-5])/HP([0-3])_(DDR_LOW|DDR_HIGH|QSPI|LPS_OCM)$} $name -> slot index kind]} {
-        if {$slot != $index + 2 || ($kind eq "DDR_HIGH" && !$scenario(high))} {
+    if {[regexp {/SAXIGP([0-5])/HP(C?)([0-3])_(DDR_LOW|DDR_HIGH|QSPI|LPS_OCM)$} $name -> slot coherent index kind]} {
+        if {$slot != $index + ($coherent eq "" ? 2 : 0) || ($kind eq "DDR_HIGH" && !$scenario(high))} {
             return {}
         }
         return $name

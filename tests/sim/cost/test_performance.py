@@ -11,6 +11,7 @@ import pytest
 from systolora.hls.check import input_words, weight_words
 from systolora.hls.config import ArrayConfig
 from systolora.hls.design import REQUESTS_IN_FLIGHT
+from systolora.hls.generate import group_columns
 from systolora.hls.isa import Axis, Dataflow, Gemm, LoopOrder, Quantize, Result, ScaleMode, Source
 from systolora.sim.cost.columns import GemmColumns
 from systolora.sim.cost.dram import DramModel
@@ -179,6 +180,19 @@ def test_a_wide_port_moves_what_the_processor_s_takes(clock: float, port: float,
     )
     # Sixteen values a clock could be worked on.
     assert read.find == pytest.approx(2**21 / rate, rel=0.03)
+
+
+@pytest.mark.parametrize(("rows", "at_rate"), [(1024, 512), (1023, 512), (1, 1)])
+def test_two_ports_share_the_rows_of_results(rows: int, at_rate: int) -> None:
+    """2 KB a row at 8 bytes a clock; the epilogue's 16 lanes take 64 clocks a row. Of an odd number one port has one row more."""
+    config = ArrayConfig(bus_bytes=32, clock_mhz=200.0, port_mhz=100.0, output_ports=2, dram_gbps=1000.0)
+    dram = DramModel.of(config, latency_ns=0)
+    columns = GemmColumns.of(
+        config, [dense(1024, 1024, 1024, result=Result.BFLOAT16, scale_a=ScaleMode.NONE, scale_b=ScaleMode.NONE)]
+    )
+    clocks = int(store(config, dram, columns, np.array([rows]), np.array([1024])).clocks[0])
+    groups = 1024 // group_columns(config)
+    assert clocks == CALL_CLOCKS + max(at_rate * 256, rows * 64 + groups * EPILOGUE_CLOCKS)
 
 
 def test_requests_of_a_wide_port_are_of_256_bytes() -> None:
