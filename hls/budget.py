@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from .boards import BOARD_TABLE, Board, board_of, pl_clock
-from .config import ACCUMULATOR_BYTES, BOARDS, ArrayConfig, ConfigError
+from .config import ACCUMULATOR_BYTES, BOARDS, ArrayConfig, ConfigError, fitted_config
 from .resources import KINDS, Estimate, array_resources, estimate, share
 
 MARGIN = 0.85
@@ -109,7 +109,7 @@ def _sized(preset: ArrayConfig, rows: int, cols: int, sizes: tuple[int, int, int
     changes: dict[str, object] = {"rows": rows, "cols": cols, "packed_dsp": packed}
     for name, word, size in zip(names, words, sizes, strict=True):
         changes[name] = 2 * word * (1 << ((size << 10) // (2 * word)).bit_length() - 1)
-    return preset.with_changes(**changes)
+    return fitted_config(preset, changes)
 
 
 def boards_table() -> list[dict[str, object]]:

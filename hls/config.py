@@ -14,7 +14,7 @@ from functools import cached_property
 from math import gcd, inf
 from typing import Any
 
-from .lanes import PIECE_WORDS, default_lanes, possible_lanes
+from .lanes import PIECE_WORDS, default_lanes, fitting_lanes, possible_lanes
 from .sizes import (
     ACCUMULATOR_BYTES,
     LEAST_SIDE,
@@ -275,7 +275,7 @@ def _check(config: ArrayConfig) -> None:
 
 
 def fitted_config(base: ArrayConfig, changes: Mapping[str, object]) -> ArrayConfig:
-    """`base` with changes, and with memories that those do not name cut to whole words of the array that results.
+    """`base` with changes, and with memories and lanes that those do not name cut to what fits the array that results.
 
     Raises:
         ConfigError: for a change that is not allowed.
@@ -288,6 +288,8 @@ def fitted_config(base: ArrayConfig, changes: Mapping[str, object]) -> ArrayConf
     for name, (unit, least) in memory_units(*size).items():
         whole = getattr(base, name) // unit * unit
         fitted[name] = min(max(whole, least), unit * MAX_MEMORY_WORDS)
+    for name in ("quantize_lanes", "epilogue_lanes"):
+        fitted[name] = fitting_lanes(getattr(base, name), *size[1:])
     return base.with_changes(**{**fitted, **changes})
 
 
@@ -302,7 +304,8 @@ def _preset(board: str, part: str, size: tuple[int, int], kilobytes: tuple[int, 
 
 
 _KRIA: dict[str, Any] = {"clock_mhz": 166.67, "dram_gbps": 8.5}
-_ZYNQ: dict[str, Any] = {"clock_mhz": 250.0, "dram_gbps": 14.4}
+_WIDE: dict[str, Any] = {"bus_bytes": 32, "port_mhz": 300.0, "output_ports": 2, "quantize_lanes": 16}
+_ZYNQ: dict[str, Any] = {"clock_mhz": 250.0, "dram_gbps": 14.4, **_WIDE}
 
 BOARDS: dict[str, ArrayConfig] = {
     config.board: config
@@ -310,7 +313,7 @@ BOARDS: dict[str, ArrayConfig] = {
         _preset("kv260", "xck26-sfvc784-2LV-c", (32, 48), (768, 768, 384), **_KRIA),
         _preset("kr260", "xck26-sfvc784-2LV-c", (32, 48), (768, 768, 384), **_KRIA),
         _preset("zcu104", "xczu7ev-ffvc1156-2-e", (32, 64), (1024, 1024, 768), **_ZYNQ),
-        _preset("zcu102", "xczu9eg-ffvb1156-2-e", (32, 96), (1024, 768, 768), **_ZYNQ),
+        _preset("zcu102", "xczu9eg-ffvb1156-2-e", (32, 96), (1024, 768, 768), epilogue_lanes=16, **_ZYNQ),
         _preset("rfsoc4x2", "xczu48dr-ffvg1517-2-e", (64, 64), (1024, 1024, 1024), **_ZYNQ),
         _preset(
             "ultra96v2",
@@ -327,7 +330,8 @@ BOARDS: dict[str, ArrayConfig] = {
 }
 """Presets by board. Each fits its part with a margin by the estimate of `resources`; DSPs are scarce first. 32 rows suit heads of 40
 best (docs/performance.md). Clocks are such that I/O PLLs of 1,000 and 1,500 MHz both give, as `boards.pl_clock` says: 166.67 MHz
-for the Kria's low-voltage part, 250 MHz for the others; none was met by a tool here."""
+for the Kria's low-voltage part, 250 MHz for the others; none was met by a tool here. Ports of 32 bytes pay where the part has the LUTs and block RAM
+for them (docs/decisions/0007-wide-ports.md)."""
 
 
 def board_config(name: str) -> ArrayConfig:

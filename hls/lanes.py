@@ -25,3 +25,8 @@ def default_lanes(rows: int, cols: int, bus_bytes: int) -> int:
     """The largest possible number of lanes up to 8, or up to one for 256 PEs where those are more."""
     most = max(8, rows * cols // 256)
     return max(lanes for lanes in possible_lanes(cols, bus_bytes) if lanes <= most)
+
+
+def fitting_lanes(wanted: int, cols: int, bus_bytes: int) -> int:
+    """As many of the lanes that are wanted as can be built; 0, the rule, stays."""
+    return max(lanes for lanes in possible_lanes(cols, bus_bytes) if lanes <= wanted) if wanted else 0

@@ -78,6 +78,7 @@ UNITS: dict[str, Resources] = {
     # Groups, factors and sums: choice of the lanes among the columns of a word.
     "lane choice, output column": Resources(lut=33, ff=32),
     "store unit": Resources(lut=1_500, ff=1_800, dsp=4),
+    "store unit, a second port": Resources(lut=900, ff=900, dsp=2),
     # Read-add-write of the output memory (32) and the choice of the half (32); its pipeline registers.
     "output column": Resources(lut=64, ff=130),
     # Choice of the half on its way to the array, the choice of the word's age in output-stationary mode.
@@ -172,7 +173,8 @@ def estimate(config: ArrayConfig, budget: Resources | None = None) -> Estimate:
         ).times(2),
         "epilogue": UNITS["epilogue: addresses"]
         + UNITS["epilogue lane"].times(config.epilogue_width)
-        + UNITS["store unit"],
+        + UNITS["store unit"]
+        + UNITS["store unit, a second port"].times(config.output_ports - 1),
         "quantize": UNITS["quantize: addresses, three dividers"]
         + UNITS["quantize lane"].times(config.quantize_width)
         + UNITS["kept rows, input lane"].times(kept)

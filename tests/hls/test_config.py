@@ -141,6 +141,17 @@ def test_lanes_by_rule(rows: int, cols: int, bus_bytes: int, lanes: int) -> None
     assert said.fingerprint == config.fingerprint, "the same hardware"
 
 
+def test_lanes_of_a_preset_are_cut_to_what_another_array_can_have() -> None:
+    base = ArrayConfig(bus_bytes=32, quantize_lanes=16, epilogue_lanes=8)
+    assert fitted_config(base, {"cols": 40}).with_changes(board="") == fitted_config(
+        base, {"cols": 40, "quantize_lanes": 8, "epilogue_lanes": 8}
+    )
+    assert fitted_config(base, {"bus_bytes": 8}).quantize_lanes == 4
+    assert fitted_config(ArrayConfig(), {"cols": 40}).quantize_lanes == 0
+    with pytest.raises(ConfigError, match="quantize_lanes = 16: allowed with 40 columns"):
+        fitted_config(base, {"cols": 40, "quantize_lanes": 16})
+
+
 def test_the_longest_contraction_is_the_longest_that_cannot_overflow() -> None:
     assert MAX_K * 2**14 <= 2**31 - 1 < (MAX_K + 1) * 2**14
 

@@ -124,6 +124,23 @@ def test_slow_clocks_take_two_dividers(asked: float) -> None:
     )
 
 
+def test_a_design_with_two_ports_for_results() -> None:
+    """Programs and odd rows go through HPC0, which Vivado and pynq number 0; ports with a clock of their own change nothing in the file."""
+    config = board_config("zcu102").with_changes(output_ports=2, bus_bytes=32, port_mhz=300.0)
+    modules = modules_of(config)
+    lines = [line.attrib for line in modules["systolora_top_0"].iter("MEMRANGE")]
+    taken = {line["MASTERBUSINTERFACE"]: (line["SLAVEBUSINTERFACE"], line["ADDRESSBLOCK"]) for line in lines[::2]}
+    assert taken["m_axi_memory_program"] == ("S_AXI_HPC0_FPD", "HPC0_DDR_LOW")
+    assert taken["m_axi_memory_output"] == ("S_AXI_HP3_FPD", "HP3_DDR_LOW")
+    parameters = {item.attrib["NAME"]: item.attrib["VALUE"] for item in modules["zynq_ultra_ps_e_0"].iter("PARAMETER")}
+    assert {name for name in parameters if name.startswith("C_SAXIGP")} == {
+        f"C_SAXIGP{slot}_DATA_WIDTH" for slot in (0, 2, 3, 5)
+    }
+    pins = {port.attrib["NAME"] for port in modules["zynq_ultra_ps_e_0"].iter("PORT")}
+    assert {"saxigp0_awaddr", "pl_clk0"} <= pins
+    assert parameters["PSU__FPGA_PL1_ENABLE"] == "0"
+
+
 def test_high_memory_only_where_there_is_some() -> None:
     for name, expected in (("zcu104", 4), ("kv260", 8)):
         lines = list(modules_of(board_config(name))["systolora_top_0"].iter("MEMRANGE"))
