@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from systolora.hls.check import STATUS_BYTES, round_up
-from systolora.hls.config import MAX_K, ArrayConfig
+from systolora.hls.config import MAX_K, ArrayConfig, board_config
 from systolora.hls.isa import Dataflow, ErrorCode, Gemm
 from systolora.hls.registers import Status
 from systolora.sim.csim.build import build_library
@@ -78,6 +78,14 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_sizes_and_bus_widths(name: str, seed: int) -> None:
     compare(ODD[name], random_case(ODD[name], 100 + seed))
+
+
+@pytest.mark.parametrize("name", ["zcu104", "zcu102"])
+def test_presets_with_wide_ports(name: str) -> None:
+    """Words of 32 bytes, one band of 32 rows, 16 lanes of QUANTIZE, results through two ports."""
+    config = board_config(name)
+    assert (config.bus_bytes, config.output_ports, config.band_rows) == (32, 2, 32)
+    compare(config, random_case(config, 500))
 
 
 @pytest.mark.parametrize("size", ["4x4", "8x16"])
