@@ -58,6 +58,7 @@ ORDER: tuple[Package, ...] = (
     Package("host/board", "the PYNQ driver; the only package, with emulated_board, that imports pynq"),
     Package("host/emulated_board", "a PYNQ board made of software, below the real driver"),
     Package("host/offloading", "`systolora.offload`: a torch model's layers as programs, forward and backward"),
+    Package("host/launching", "`systolora launch`: a user's training script, unchanged, its layers offloaded"),
     Package("host/models", "what is known of diffusers' pipelines and model families"),
     Package("host/intlora", "IntLoRA: integer weights, adaptation, merge, export, inference"),
     Package("host/training", "a training run: settings, data, steps, checkpoints, adapter"),
