@@ -61,6 +61,7 @@ ORDER: tuple[Package, ...] = (
     Package("host/launching", "`systolora launch`: a user's training script, unchanged, its layers offloaded"),
     Package("host/models", "what is known of diffusers' pipelines and model families"),
     Package("host/intlora", "IntLoRA: integer weights, adaptation, merge, export, inference"),
+    Package("host/adapters", "LoRA adapters as files: read and written under the names of diffusers, peft and kohya"),
     Package("host/training", "a training run: settings, data, steps, checkpoints, adapter"),
     Package("host/demo", "the built-in model, its judge, and `systolora demo`"),
     Package("host/cost", "what a training step costs on an array: workloads, policies, reports"),

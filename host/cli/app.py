@@ -18,6 +18,7 @@ from systolora.launching.settings import LaunchSettings, launch_settings
 from systolora.libraries import install_advice
 from systolora.training.settings import TrainSettings, read_settings
 
+from .adapters import add_commands as add_adapter_commands
 from .bench import add_commands as add_bench_commands
 from .hardware import add_commands as add_hardware_commands
 from .intlora import add_commands as add_intlora_commands
@@ -75,8 +76,12 @@ def train(
 @options_from(LaunchSettings)
 def launch(
     *,
-    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="Python script to run, or with -m the name of a module.")],
-    args: Annotated[list[str] | None, typer.Argument(metavar="[ARGS]...", help="Its arguments, passed on as they are.")] = None,
+    script: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="Python script to run, or with -m the name of a module.")
+    ],
+    args: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="Its arguments, passed on as they are.")
+    ] = None,
     module: Annotated[
         bool, typer.Option("-m", "--module", help="SCRIPT is a module's name, as for python -m.", show_default=False)
     ] = False,
@@ -136,6 +141,7 @@ def simulate(
     run_simulation(settings, json)
 
 
+add_adapter_commands(app)
 add_bench_commands(app)
 add_hardware_commands(app)
 add_intlora_commands(app)

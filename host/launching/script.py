@@ -89,9 +89,9 @@ def find_script(name: str, arguments: Sequence[str], as_module: bool) -> Script:
     found = _find_module(name)
     if found is not None and found.submodule_search_locations is not None:
         found = _find_module(f"{name}.__main__")
-    if found is None or not hasattr(found.loader, "get_code") or not found.origin:
+    if found is None or not found.has_location or not hasattr(found.loader, "get_code"):
         raise UserError(f"-m {name}: there is no such module to run, here or among the installed packages")
-    return Script(name, found.origin, tuple(arguments), found)
+    return Script(name, str(found.origin), tuple(arguments), found)
 
 
 def _find_module(name: str) -> ModuleSpec | None:

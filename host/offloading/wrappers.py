@@ -84,7 +84,9 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
             yield argument, partial(_set_partial, value, index)
     elif isinstance(value, MethodType):
         yield value.__self__, lambda new: None
-        if isinstance(value.__self__, nn.Module):  # an adapter that put its own forward here and calls the layer's inside
+        if isinstance(
+            value.__self__, nn.Module
+        ):  # an adapter that put its own forward here and calls the layer's inside
             yield from _held_methods(value.__self__)
     elif isinstance(value, list):
         for index, item in enumerate(value):

@@ -33,9 +33,9 @@ class PlainSgd(torch.optim.Optimizer):
 def parse_args():
     parser = argparse.ArgumentParser()
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--learning_rate", type=float, default=5e-3)
+    parser.add_argument("--learning_rate", type=float, default=2e-2)
     parser.add_argument("--optimizer", choices=["adamw", "own"], default="adamw")
     parser.add_argument("--prepare", choices=["first", "last", "never"], default="last")
     parser.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no")
