@@ -9,6 +9,7 @@ from systolora.errors import UserError
 from systolora.files import write_atomically
 from systolora.outputs import try_writing
 
+from .layers import Adapter
 from .reading import read_adapter
 from .writing import check_format, diffusers_file, kohya_file, peft_files
 
@@ -19,18 +20,21 @@ class Conversion:
 
     Attributes:
         files: that were written. layers: how many, by part of the pipeline.
-        ranks, alphas: those that occur.
+        ranks, alphas: those that occur. notes: what the user should know of the file.
     """
 
     files: tuple[str, ...]
     layers: dict[str, int]
     ranks: tuple[int, ...]
     alphas: tuple[float, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = ", ".join(f"{part} {count}" for part, count in self.layers.items())
         ranks, alphas = (", ".join(f"{value:g}" for value in values) for values in (self.ranks, self.alphas))
-        return f"layers: {parts}; rank {ranks}, alpha {alphas}\n" + "\n".join(f"written: {name}" for name in self.files)
+        return f"layers: {parts}; rank {ranks}, alpha {alphas}\n" + "\n".join(
+            [*(f"note: {note}" for note in self.notes), *(f"written: {name}" for name in self.files)]
+        )
 
 
 def convert_adapter(adapter: Path, to: str, out: Path, force: bool = False) -> Conversion:
@@ -60,7 +64,19 @@ def convert_adapter(adapter: Path, to: str, out: Path, force: bool = False) -> C
         {part: len(found.of(part)) for part in found.parts},
         tuple(sorted({layer.rank for layer in layers})),
         tuple(sorted({layer.alpha for layer in layers})),
+        _notes(found) if to == "kohya" else (),
     )
+
+
+def _notes(adapter: Adapter) -> tuple[str, ...]:
+    """What other tools make of a file in kohya's form that they should not."""
+    for part in adapter.parts:
+        if len({layer.alpha for layer in adapter.of(part).values()}) > 1:
+            return (
+                f"alpha differs between layers of {part}; kohya's tools honour that, diffusers (0.42) reads it wrong: "
+                "for diffusers use --to diffusers",
+            )
+    return ()
 
 
 def _refuse_taken(out: Path, to: str) -> None:

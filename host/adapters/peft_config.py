@@ -70,9 +70,9 @@ def read_config(path: Path) -> Scaling:
         if config.get("peft_type", "LORA") != "LORA":
             raise UserError(f"{path}: it is of the method {str(config['peft_type'])[:40]}, not LORA")
         return Scaling.of(config)
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{path}: it is no configuration of peft") from None
 
 

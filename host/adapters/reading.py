@@ -168,6 +168,8 @@ def _scalings(header: Mapping[str, str]) -> dict[str, Scaling]:
             part, _, key = name.partition(".")
             parts.setdefault(part, {})[key] = value
         return {part: Scaling.of(config) for part, config in parts.items()}
+    except UserError:
+        raise
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise UserError(f"its header {METADATA!r} cannot be read, so its alpha is not known") from None
 

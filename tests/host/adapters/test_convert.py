@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors import safe_open
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
+from safetensors.torch import save as save_apart
 from systolora.adapters.convert import convert_adapter
 from systolora.adapters.layers import Adapter, LoraLayer
 from systolora.adapters.names import kohya_name, layer_of
@@ -41,6 +42,11 @@ TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def save(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """The bytes of a file; the tensors may be one and the same."""
+    return save_apart({name: tensor.clone() for name, tensor in tensors.items()}, metadata)
 
 
 def demo_pipeline() -> Any:
@@ -166,6 +172,30 @@ def test_ranks_and_alphas_of_their_own_reach_peft_and_diffusers(tmp_path: Path) 
     assert torch.equal(again.unet(x, 10, text).sample, wanted)
 
 
+@pytest.mark.parametrize(
+    ("part", "targets", "pattern"),
+    [("unet", ["to_q", "to_k", "conv1", "ff.net.2"], {"attn1.to_q": 5, "conv1": 7, "ff.net.2": 3}), ("text_encoder", TEXT_LAYERS, {"q_proj": 5})],
+)  # fmt: skip
+def test_what_plain_diffusers_makes_of_alphas_that_differ(
+    tmp_path: Path, part: str, targets: list[str], pattern: dict[str, int]
+) -> None:
+    """It reads them wrong from names of kohya's, for some layers, which the note says: if that changes the note can go."""
+    pipeline, again, third = demo_pipeline(), demo_pipeline(), demo_pipeline()
+    state, config = adapt(getattr(pipeline, part), targets, 0, alpha_pattern=pattern)
+    pipeline.save_lora_weights(tmp_path, **{f"{part}_lora_layers": state, f"{part}_lora_adapter_metadata": config})
+    done = convert_adapter(tmp_path, "kohya", tmp_path / "kohya.safetensors")
+    convert_adapter(tmp_path / "kohya.safetensors", "diffusers", tmp_path / "back.safetensors")
+    again.load_lora_weights(str(tmp_path), weight_name="kohya.safetensors")
+    third.load_lora_weights(str(tmp_path), weight_name="back.safetensors")
+    wanted, found, back = (_scales(getattr(each, part)) for each in (pipeline, again, third))
+    assert back == wanted and len(set(wanted.values())) > 1
+    assert found != wanted and f"note: alpha differs between layers of {part}" in str(done)
+
+
+def _scales(model: nn.Module) -> dict[str, float]:
+    return {name: next(iter(m.scaling.values())) for name, m in model.named_modules() if hasattr(m, "lora_A")}
+
+
 def test_names_of_the_original_unet_are_read_as_sdxl_s() -> None:
     data: dict[str, Tensor] = {}
     names = {
@@ -278,9 +308,8 @@ def test_old_names_of_diffusers_are_read() -> None:
         "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_linear_layer": "fc1",
     }
     data = {f"{name}.{factor}.weight": torch.ones(2, 2) for name in names for factor in ("down", "up")}
-    assert [
-        module.split("attn1.")[-1].split("self_attn.")[-1].split("mlp.")[-1] for _, module in _read(save(data)).layers
-    ] == list(names.values())
+    found = {module for _, module in _read(save(data)).layers}
+    assert len(found) == 3 and all(any(module.endswith(f".{name}") for module in found) for name in names.values())
 
 
 ONE, TWO = torch.ones(2, 3), torch.ones(4, 2)
