@@ -13,9 +13,12 @@ import typer
 from systolora.cost.settings import SimulateSettings
 from systolora.demo.settings import DemoSettings
 from systolora.errors import UserError, describe_error, printable
+from systolora.launching.launch import Launch, prepare_launch
+from systolora.launching.settings import LaunchSettings, launch_settings
 from systolora.libraries import install_advice
 from systolora.training.settings import TrainSettings, read_settings
 
+from .adapters import add_commands as add_adapter_commands
 from .bench import add_commands as add_bench_commands
 from .hardware import add_commands as add_hardware_commands
 from .intlora import add_commands as add_intlora_commands
@@ -41,12 +44,17 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _everywhere(
+    context: typer.Context,
     show_version: Annotated[
         bool,
         typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     """INT8 LoRA training of diffusion models on an FPGA systolic array, or bit for bit in software."""
+    if context.invoked_subcommand != "launch":  # whose script decides for itself
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
 @app.command(cls=GroupedCommand)
@@ -62,6 +70,25 @@ def train(
     from .train import run_training
 
     run_training(settings, json)
+
+
+@app.command(cls=GroupedCommand, context_settings={"allow_interspersed_args": False})
+@options_from(LaunchSettings)
+def launch(
+    *,
+    script: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="Python script to run, or with -m the name of a module.")
+    ],
+    args: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="Its arguments, passed on as they are.")
+    ] = None,
+    module: Annotated[
+        bool, typer.Option("-m", "--module", help="SCRIPT is a module's name, as for python -m.", show_default=False)
+    ] = False,
+    **given: Any,
+) -> Launch:
+    """Run a training script, unchanged, with the layers that its optimizer trains on the device; options stand before SCRIPT."""
+    return prepare_launch(launch_settings(given), script, args or (), module)
 
 
 @app.command(cls=GroupedCommand)
@@ -114,6 +141,7 @@ def simulate(
     run_simulation(settings, json)
 
 
+add_adapter_commands(app)
 add_bench_commands(app)
 add_hardware_commands(app)
 add_intlora_commands(app)
@@ -124,12 +152,9 @@ def main() -> None:
 
     With SYSTOLORA_TRACEBACK=1 in the environment the traceback comes too.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a path or a sign that this terminal cannot show
+    strict = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
+    for stream, _ in strict:
+        stream.reconfigure(errors="backslashreplace")  # a path or a sign that this terminal cannot show
     try:
         code = app(standalone_mode=False, prog_name="systolora")
         sys.stdout.flush()
@@ -142,6 +167,11 @@ def main() -> None:
         sys.exit(_complain(f"the Python package {error.name!r} is not installed: {install_advice('train')}"))
     except Exception as error:
         sys.exit(_ended_by(error))
+    if isinstance(code, Launch):  # out here, so that the script's errors, signals and exit codes stay its own
+        for stream, errors in strict:
+            stream.reconfigure(errors=errors)
+        code.run()
+        return
     sys.exit(code if isinstance(code, int) else 0)
 
 

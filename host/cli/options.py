@@ -88,22 +88,22 @@ def _entry(name: str, text: str, indent: int, width: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def options_from(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def options_from(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: the function's `**given` parameter becomes one optional option per field of the dataclass.
 
     The function receives only those that the user gave. The help text is the field's `Rule` and its default.
     """
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         hints = get_type_hints(function, include_extras=True)
         declared = inspect.signature(function).parameters.values()
         own = [p.replace(annotation=hints[p.name]) for p in declared if p.kind is not p.VAR_KEYWORD]
         made = [_parameter(field) for field in fields(settings)]
         names = {parameter.name for parameter in made}
 
-        def command(**values: Any) -> None:
+        def command(**values: Any) -> Any:
             given = {name: value for name, value in values.items() if name in names and value is not None}
-            function(**{name: value for name, value in values.items() if name not in names}, **given)
+            return function(**{name: value for name, value in values.items() if name not in names}, **given)
 
         parameters = [*own, *made]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -26,23 +26,29 @@ from .watch import CallWatch
 class OffloadHandle:
     """An offloaded model: its report, the state that makes stochastic rounding resumable, and the way back.
 
-    The model keeps working if the handle is dropped.
+    The model keeps working if the handle is dropped, and the handle keeps no model alive: what it says of one that is gone is what ran
+    until then.
     """
 
     def __init__(
         self, model: nn.Module, selection: Selection, session: Session, owns_device: bool, release: bool
     ) -> None:
-        self._model = model
-        self._selection = selection
+        self._model = weakref.ref(model)
+        self._skipped = selection.skipped
         self._session = session
         self._owns_device = owns_device
-        self._modules = dict(selection.chosen)
+        self._modules = weakref.WeakValueDictionary(selection.chosen)
         self._layers: dict[str, OffloadedLayer] = {}
         for index, (name, module) in enumerate(selection.chosen):
             self._layers[name] = OffloadedLayer(session, name, index)
             swap(module, self._layers[name])
+        modules = [module for _, module in selection.chosen]
+        self._adapted = tuple(name for name, module in selection.chosen if isinstance(module, OffloadedLoraLinear))
+        self._frozen = tuple(name for name in self._layers if name not in self._adapted)
+        for name, module in selection.chosen:
+            weakref.finalize(module, _forget, weakref.ref(self._layers[name])).atexit = False
         if release:
-            release_weights(model, self._modules.values())
+            release_weights(model, modules)
             return_memory(self._layers[name])
         self._watch = CallWatch()
         self._watch.watch(model)
@@ -89,11 +95,10 @@ class OffloadHandle:
     def report(self) -> OffloadReport:
         """What was offloaded, and what ran where so far."""
         layers = self._layers.values()
-        adapted = tuple(n for n, module in self._modules.items() if isinstance(module, OffloadedLoraLinear))
         return OffloadReport(
-            adapted=adapted,
-            frozen=tuple(name for name in self._modules if name not in adapted),
-            skipped=(*self._selection.skipped, *self._adapted_later()),
+            adapted=self._adapted,
+            frozen=self._frozen,
+            skipped=(*self._skipped, *self._adapted_later()),
             int8=sum_by_kind(layers, "int8"),
             float32=sum_by_kind(layers, "float32"),
             int8_macs=sum_by_kind(layers, "int8_macs"),
@@ -107,38 +112,46 @@ class OffloadHandle:
         )
 
     def _not_called(self) -> tuple[str, ...]:
-        names = tuple(
-            name for name in self._modules if not self._layers[name].reached and not self._layers[name].fallbacks
-        )
-        return names if len(names) < len(self._modules) else ()
+        known = (*self._adapted, *self._frozen)
+        names = tuple(name for name in known if not self._layers[name].reached and not self._layers[name].fallbacks)
+        return names if len(names) < len(known) else ()
 
     def _adapted_later(self) -> list[tuple[str, str]]:
-        known = {*self._modules, *(name for name, _ in self._selection.skipped)}
+        model = self._model()
+        if model is None:
+            return []
+        known = {*self._modules, *(name for name, _ in self._skipped)}
         return [
             (name, "its adapter was added after offload")
-            for name, module in layers_of(self._model)
+            for name, module in layers_of(model)
             if is_adapted(module)
             and not isinstance(module, OffloadedLoraLinear)
             and (name not in known or module is not self._modules.get(name, module))
         ]
 
-    def _take_attention(self) -> None:
+    def count_also(self, module: nn.Module) -> None:
+        """Counts what the Linear and convolution layers of another module compute in torch for the model: adapters that are no part of it."""
+        self._watch.watch(module)
+
+    def _take_attention(self, model: nn.Module) -> None:
         """Has the attention modules' products run on the device."""
-        for name, module in attention_modules(self._model):
+        for name, module in attention_modules(model):
             layer = OffloadedLayer(self._session, f"{name} products", len(self._layers))
             self._layers[layer.name] = layer
             self._hooks += redirect(module, layer)
 
     def undo(self) -> None:
         """Gives the model its own layers back and frees the device memory; a second call does nothing."""
-        restore_weights(self._modules.values())
-        for module in self._modules.values():
+        modules = list(self._modules.values())
+        restore_weights(modules)
+        for module in modules:
             swap_back(module)
         self._watch.remove()
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
         self._modules.clear()
+        self._adapted = self._frozen = ()
         for layer in self._layers.values():
             layer.forget()
         self._session.close()
@@ -191,7 +204,7 @@ def offload(
     opened = device if isinstance(device, Device) else open_device(device or "emulator")
     handle = OffloadHandle(model, selection, Session(opened, quantization), owns_device, release_weights)
     if attention_products:
-        handle._take_attention()
+        handle._take_attention(model)
     return handle
 
 
@@ -224,6 +237,13 @@ def _add_adapter(model: Any, targets: str, rank: int, alpha: float | None) -> No
         model.add_adapter(config)
     else:
         inject_adapter_in_model(config, model)
+
+
+def _forget(reference: weakref.ref[OffloadedLayer]) -> None:
+    """Gives the device memory of a layer back whose module is gone."""
+    layer = reference()
+    if layer is not None:
+        layer.forget()
 
 
 def _advance_with_optimizer(model: nn.Module, session: Session) -> RemovableHandle:

@@ -1,7 +1,7 @@
 """Forwards that lie on the instance of a module and win over its class's.
 
-diffusers (layerwise casting, group offload, caches), accelerate (`add_hook_to_module`, `dispatch_model`) and others set
-`module.forward` to a function that does something and then calls the bound forward which it found. A module that gets another
+diffusers (layerwise casting, group offload, caches), accelerate (`add_hook_to_module`, `dispatch_model`), kohya's LoRA networks and others
+set `module.forward` to a function that does something and then calls the bound forward which it found. A module that gets another
 class would go on with the old one. So that bound method is looked for in what the wrapper holds, and replaced there.
 """
 
@@ -84,6 +84,10 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
             yield argument, partial(_set_partial, value, index)
     elif isinstance(value, MethodType):
         yield value.__self__, lambda new: None
+        if isinstance(
+            value.__self__, nn.Module
+        ):  # an adapter that put its own forward here and calls the layer's inside
+            yield from _held_methods(value.__self__)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield item, partial(value.__setitem__, index)
@@ -91,6 +95,13 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(attributes, dict):
         for name, item in list(attributes.items()):
             yield item, partial(attributes.__setitem__, name)
+
+
+def _held_methods(module: nn.Module) -> Iterator[tuple[Any, Any]]:
+    """The bound methods among a module's attributes: kohya's networks keep the `org_forward` of the layer that they adapt."""
+    for name, item in list(module.__dict__.items()):
+        if isinstance(item, MethodType):
+            yield item, partial(module.__dict__.__setitem__, name)
 
 
 def _set_partial(value: partial[Any], index: int, new: Any) -> None:

@@ -12,8 +12,9 @@ from systolora.errors import UserError
 from .captions import find_pictures
 from .fingerprints import check_same, data_fingerprint, model_fingerprint
 from .settings import RESUME_FREE, TrainSettings
+from .start_adapter import adapter_fingerprint
 
-_BY_CONTENTS = {"model": "--model", "data": "--data"}
+_BY_CONTENTS = {"model": "--model", "data": "--data", "init_from": "--init-from"}
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Origin:
     """Settings that must stay, and the contents of model and data folder.
 
     Attributes:
-        settings: without folders and what may change. contents: fingerprints of `model` and `data`.
+        settings: without folders and what may change. contents: fingerprints of `model`, `data` and, of a run that began with
+            an adapter, `init_from`.
     """
 
     settings: Mapping[str, Any]
@@ -35,10 +37,13 @@ class Origin:
             UserError: for pictures that cannot be used.
         """
         model, data = Path(settings.model), Path(settings.data)
-        return cls(
-            _kept(settings),
-            {"model": model_fingerprint(model), "data": data_fingerprint(data, find_pictures(data, settings.prompt))},
-        )
+        contents = {
+            "model": model_fingerprint(model),
+            "data": data_fingerprint(data, find_pictures(data, settings.prompt)),
+        }
+        if settings.init_from:
+            contents["init_from"] = adapter_fingerprint(Path(settings.init_from))
+        return cls(_kept(settings), contents)
 
     def facts(self) -> dict[str, Any]:
         """For a checkpoint's header."""
@@ -50,6 +55,11 @@ class Origin:
         Raises:
             UserError: naming the first difference.
         """
+        if ("init_from" in saved) != ("init_from" in self.contents):
+            began = "began" if "init_from" in saved else "did not begin"
+            raise UserError(
+                f"--resume: the checkpoint's run {began} with an adapter (--init-from); give the same, or another --output"
+            )
         if set(saved) != set(self.facts()) or not all(isinstance(value, dict) for value in saved.values()):
             raise UserError("--resume: the checkpoint's header is not that of a training run; delete it")
         # A setting that the checkpoint's version did not have had the default's effect.
@@ -65,7 +75,7 @@ class Origin:
                     "give the same settings, or another --output"
                 )
         for name, option in _BY_CONTENTS.items():
-            check_same(option, saved[name], self.contents[name])
+            check_same(option, saved.get(name, {}), self.contents.get(name, {}))
 
 
 def _kept(settings: TrainSettings) -> dict[str, Any]:

@@ -55,6 +55,9 @@ class TrainSettings:
     alpha: float = setting(
         0.0, "scaling is alpha / rank; 0 means alpha = rank", group=_ADAPTER, least=0, most=1_000_000
     )
+    init_from: str = setting(
+        "", "a LoRA to begin with, in names of diffusers, peft or kohya; empty: random values", group=_ADAPTER
+    )
     targets: str = setting(
         "kv",
         "layers that run on the device: kv (cross-attention key and value), attention, linear, all (convolutions too)",
@@ -227,6 +230,8 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         _check_emulated(settings)
     if settings.method != "lora" and settings.targets in ("linear", "all"):
         raise UserError(f"--method {settings.method} goes with --targets kv or attention")
+    if settings.init_from and settings.method != "lora":
+        raise UserError(f"--init-from goes with --method lora, not {settings.method}")
     if settings.attention_products and (settings.method != "lora" or settings.precision != "int8"):
         raise UserError("--attention-products goes with --method lora and --precision int8: leave it out")
     if settings.method == "lora":

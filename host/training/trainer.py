@@ -31,6 +31,7 @@ from .peak_memory import peak_bytes
 from .records import Records
 from .reports import StepReport, TrainResult
 from .settings import TrainSettings, check_settings
+from .start_adapter import start_from
 from .state import put_state, take_state
 
 __all__ = ["LOG_FILE", "StepReport", "TrainResult", "Trainer", "train"]
@@ -93,6 +94,8 @@ class Trainer:
         self.notes += [f"note: {text}" for text in (*self.parts.notes, *self.data.notes)]
         self.unet = self.parts.unet
         add_adapter(self.unet, settings)
+        if settings.init_from:
+            start_from(self.unet, settings)
         if settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.unet.train()

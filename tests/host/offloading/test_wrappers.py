@@ -222,6 +222,27 @@ def own_forward(model: Net) -> nn.Module:
     return model
 
 
+class Outside(nn.Module):
+    """An adapter as kohya's networks have it: outside the model, in the place of a layer's forward, which it calls."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.down = nn.Linear(layer.in_features, 2, bias=False)
+        self.up = nn.Linear(2, layer.out_features, bias=False)
+        self.org_forward = layer.forward
+        layer.forward = self.forward  # type: ignore[method-assign]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.org_forward(x) + self.up(self.down(x))
+
+
+def adapted_outside(model: Net) -> nn.Module:
+    torch.manual_seed(3)
+    for layer in leaves(model):
+        Outside(layer)
+    return model
+
+
 HOOKS, WRAPPED, META = (
     "the base layer has hooks",
     "the base layer's forward is wrapped",
@@ -272,6 +293,7 @@ ROWS = [
     Row(traced, before=None, after=("the model is being traced",) * 2),
     Row(exported, before=None, after=("the model is being traced",) * 2),
     Row(in_bfloat16),
+    Row(adapted_outside, ("", WRAPPED), ("", WRAPPED)),
     Row(
         own_forward,
         ("its forward was replaced on the instance", WRAPPED),

@@ -1,0 +1,92 @@
+"""`--init-from`: a run that begins with a LoRA that exists, whosever names its file has."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from systolora.adapters.layers import LoraLayer
+from systolora.adapters.reading import read_adapter
+from systolora.errors import UserError
+from torch import nn
+
+from .settings import TrainSettings
+
+
+def adapter_fingerprint(path: Path) -> dict[str, str]:
+    """SHA-256 of the adapter's file, or of the files of its folder that are read; empty if there is none."""
+    if not path.is_dir():
+        return {"adapter": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+    files = sorted(found for found in path.rglob("*") if found.suffix in (".safetensors", ".json") and found.is_file())
+    return {found.relative_to(path).as_posix(): hashlib.sha256(found.read_bytes()).hexdigest() for found in files}
+
+
+def start_from(model: nn.Module, settings: TrainSettings, part: str = "unet") -> None:
+    """Puts the values of the adapter that `--init-from` names in the place of the first values of a model's adapter.
+
+    Raises:
+        UserError: if it cannot be read, or does not have this run's layers, rank and alpha; the text says what to give.
+    """
+    from peft.tuners.lora.layer import LoraLayer as Adapted
+
+    option = f"--init-from {settings.init_from}"
+    found = read_adapter(Path(settings.init_from))
+    others = [other for other in found.parts if other != part]
+    if others:
+        raise UserError(
+            f"{option}: it adapts the {others[0]} too, which this run does not train; give an adapter of the {part} alone"
+        )
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, Adapted)}
+    layers = found.of(part)
+    _check_layers(option, layers, modules)
+    _check_rank(option, layers, settings)
+    with torch.no_grad():
+        for name, module in modules.items():
+            _fill(option, name, module, layers[name])
+
+
+def _check_layers(option: str, layers: dict[str, LoraLayer], modules: dict[str, Any]) -> None:
+    foreign = [name for name in layers if name not in modules]
+    if foreign:
+        raise UserError(
+            f"{option}: {len(foreign)} of its {len(layers)} layers are none that this run adapts, such as {foreign[0]}; "
+            "give the --adapt and --targets that it was trained with"
+        )
+    lacking = [name for name in modules if name not in layers]
+    if lacking:
+        raise UserError(
+            f"{option}: it lacks {len(lacking)} of the {len(modules)} layers that this run adapts, such as {lacking[0]}; "
+            "give the --adapt and --targets that it was trained with"
+        )
+
+
+def _check_rank(option: str, layers: dict[str, LoraLayer], settings: TrainSettings) -> None:
+    """One rank and one alpha, those of the run."""
+    for what, theirs, ours in (
+        ("rank", {float(layer.rank) for layer in layers.values()}, float(settings.rank)),
+        ("alpha", {layer.alpha for layer in layers.values()}, settings.lora_alpha),
+    ):
+        if len(theirs) > 1:
+            raise UserError(
+                f"{option}: its layers have several values of {what}, {', '.join(f'{v:g}' for v in sorted(theirs))}"
+            )
+        if theirs != {ours}:
+            raise UserError(
+                f"{option}: its {what} is {theirs.pop():g}, that of this run {ours:g}; give --{what} {_only(layers, what)}"
+            )
+
+
+def _only(layers: dict[str, LoraLayer], what: str) -> str:
+    return f"{getattr(next(iter(layers.values())), what):.17g}"
+
+
+def _fill(option: str, name: str, module: Any, layer: LoraLayer) -> None:
+    (adapter,) = module.lora_A
+    for factor, value in ((module.lora_A[adapter].weight, layer.down), (module.lora_B[adapter].weight, layer.up)):
+        if factor.shape != value.shape:
+            raise UserError(
+                f"{option}: {name}: factors of {list(layer.down.shape)} and {list(layer.up.shape)} do not fit this model's layer"
+            )
+        factor.copy_(value)
