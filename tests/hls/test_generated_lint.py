@@ -41,7 +41,6 @@ def test_no_finding_in_the_generated_code(tmp_path: Path, name: str) -> None:
         ("gemm.hpp", "a, memory_input, input_next", "a, memory_weight, input_next", "PAR01"),
         ("gemm.hpp", "output_done, counts.store", "output_now, counts.store", "PAR01"),
         ("gemm.hpp", "store(op, round.storing,", "if (round.storing.valid) store(op, round.storing,", "PAR01"),
-        ("controller.hpp", "volatile uint32_t &current", "uint32_t &current", "IFC10"),
         ("turn_input.hpp", "#pragma HLS BIND_STORAGE variable=ping type=ram_s2p impl=lutram", "", "MEM01"),
         ("turn_weight.hpp", "variable=pong type=ram_s2p impl=lutram", "variable=pong type=ram_s2p impl=bram", "MEM02"),
         (
@@ -72,3 +71,13 @@ def test_a_deep_ultraram_without_clocks_for_its_cascade_is_found(tmp_path: Path)
     assert "impl=uram latency=3" in text
     source.write_text(text.replace("impl=uram latency=3", "impl=uram latency=2", 1))
     assert [finding.rule for finding in lint_folder(tmp_path)] == ["MEM03"]
+
+
+def test_a_progress_register_that_is_not_volatile_is_found(tmp_path: Path) -> None:
+    write_project(ArrayConfig(), tmp_path)
+    write_golden(ArrayConfig(), tmp_path)
+    changed = [path for path in (tmp_path / "src").iterdir() if "volatile uint32_t &" in path.read_text()]
+    assert {path.name for path in changed} == {"controller.hpp", "systolora_top.cpp", "systolora_top.hpp"}
+    for path in changed:
+        path.write_text(path.read_text().replace("volatile uint32_t &", "uint32_t &"))
+    assert [finding.rule for finding in lint_folder(tmp_path)] == ["IFC10"]
