@@ -40,6 +40,9 @@ RAM. Requests overlap, so longer lines would move nothing sooner; they would tak
 _GROUP_COLUMNS = 256
 """Least columns of C whose scales and bias the store unit holds: 1 KB each."""
 
+_LUTRAM_DEPTH = 64
+"""Words that a LUT RAM holds: a memory of no more would take block RAMs that stay nearly empty."""
+
 _WIDTH = 120
 """Columns of the generated C++."""
 
@@ -154,7 +157,10 @@ def _render(config: ArrayConfig, wanted: dict[str, tuple[str, dict[str, str]]]) 
 
 def _values(config: ArrayConfig) -> dict[str, object]:
     board = board_of(config)
-    storage = estimate(config, board.budget if board else None).storage
+    storage = {
+        name: kind if getattr(config, f"{name}_depth") > _LUTRAM_DEPTH else "lutram"
+        for name, kind in estimate(config, board.budget if board else None).storage.items()
+    }
     return {
         "config": config,
         "turn_words": TURN_WORDS,

@@ -67,8 +67,8 @@ UNITS: dict[str, Resources] = {
     "load unit, byte of width squared: corner turning": Resources(lut=12, ff=9),
     "epilogue: addresses": Resources(lut=2_000, ff=2_500, dsp=6, bram36=4),
     # int32 to float32 200 LUT; three float products 120 LUT, 3 DSP each; two float sums in LUTs, 420 each; rounding to
-    # bfloat16, canonical values and the integer path 350 LUT.
-    "epilogue lane": Resources(lut=1_750, ff=1_900, dsp=9),
+    # bfloat16, canonical values and the integer path 350 LUT; its scales and bias of columns in LUT RAM 80 (8 LUT hold 64 words of 7 bits).
+    "epilogue lane": Resources(lut=1_830, ff=1_900, dsp=9),
     "quantize: addresses, three dividers": Resources(lut=4_800, ff=5_500, dsp=8),
     # Three float products (factor and inverse; the factor again where a kept row is measured); one float sum in LUTs; two 32-bit integer
     # products for the random bits; rounding, maximum.

@@ -71,21 +71,37 @@ def _check_partitions(project: Project) -> Iterator[Finding]:
                 found = f"ARRAY_PARTITION dim={number} of '{path}', which has {len(sizes)} dimension(s)"
                 yield project.finding("PRG11", pragma, found)
                 continue
-            cut = sizes if number == 0 else [sizes[number - 1]]
+            yield from _check_factor(project, pragma, path)
             # The same field of two variables is two arrays, so the variable is part of the key.
             name = re.split(r"\W", path)[0]
             base = resolve(project, placed, name)
             key = f"{symbol(base.cursor) if base else name} {path}"
-            pieces[key] = pieces.get(key, 1) * math.prod(_pieces(project, pragma, size) for size in cut)
+            pieces[key] = pieces.get(key, 1) * math.prod(number for _, number in cut_sizes(project, pragma, sizes))
             if pieces[key] > _MOST_PIECES:
                 found = f"ARRAY_PARTITION cuts '{path}' into {pieces[key]} pieces"
                 yield project.finding("PRG13", pragma, found)
 
 
-def _pieces(project: Project, pragma: Pragma, size: int) -> int:
-    if pragma.options.get("type", "complete").lower() == "complete":
-        return size
-    return min(size, _value(project, pragma, "factor", 1))
+def _check_factor(project: Project, pragma: Pragma, path: str) -> Iterator[Finding]:
+    """A cyclic or block partition says into how many pieces, and that is more than one."""
+    kind = pragma.options.get("type", "complete").lower()
+    misspelt = any((fault.file, fault.line) == (pragma.file, pragma.line) for fault in project.faults)
+    if kind not in ("cyclic", "block") or misspelt:
+        return
+    if not pragma.options.get("factor"):
+        yield project.finding("PRG06", pragma, f"ARRAY_PARTITION type={kind} of '{path}' needs factor=")
+    elif _value(project, pragma, "factor", 2) == 1:
+        yield project.finding("PRG11", pragma, f"ARRAY_PARTITION type={kind} factor=1 of '{path}' cuts nothing")
+
+
+def cut_sizes(project: Project, pragma: Pragma, sizes: list[int]) -> list[tuple[int, int]]:
+    """Dimensions (from 0) of an array of these sizes that an ARRAY_PARTITION cuts, and each one's number of pieces."""
+    number = _value(project, pragma, "dim", 1)
+    whole = pragma.options.get("type", "complete").lower() == "complete"
+    factor = _value(project, pragma, "factor", 1)
+    return [
+        (index, size if whole else min(size, factor)) for index, size in enumerate(sizes) if number in (0, index + 1)
+    ]
 
 
 def _value(project: Project, pragma: Pragma, key: str, default: int) -> int:

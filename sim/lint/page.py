@@ -15,6 +15,8 @@ _GROUPS = (
     ("IFC", "Interface of the top function"),
     ("BRS", "Bursts that are asked for by hand"),
     ("PAR", "Functions side by side"),
+    ("MEM", "On-chip memories"),
+    ("STA", "State that goes round in one clock"),
 )
 
 _PREAMBLE = """# What `systolora lint` checks

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from .memory_rules import MEMORY_RULES
 from .port_rules import PORT_RULES
 
 _GRAMMAR = "Xilinx/hls-llvm-project, XlxPragmaOption.td"
@@ -323,7 +324,14 @@ _TABLE = (
         "the adapter cannot tell requests that are made by hand from those of a pointer",
         "UG1399, manual burst",
     ),
-    *(Rule(*row) for row in PORT_RULES),
+    Rule(
+        "IFC10",
+        "an output register that is written in a loop is volatile wherever it is named: volatile T &;"
+        " where only the last value counts, write it once behind the loop",
+        "of several writes to a plain reference the tool keeps the last, and C-simulation shows no difference",
+        "UG1399, understanding volatile data",
+    ),
+    *(Rule(*row) for row in (*PORT_RULES, *MEMORY_RULES)),
 )
 
 RULES: Mapping[str, Rule] = MappingProxyType({rule.id: rule for rule in _TABLE})

@@ -18,9 +18,11 @@ from .calls import check_calls
 from .dataflow import check_dataflow
 from .interface import check_interface
 from .loops import check_loops
+from .memories import check_memories
 from .placement import check_placement
 from .project import Project
 from .rules import RULES, Finding
+from .state import check_state
 from .subset import check_subset
 from .tree import LintError, Unit, parse_unit, read_source
 
@@ -39,6 +41,8 @@ _CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (
     check_interface,
     check_bursts,
     check_beside,
+    check_memories,
+    check_state,
 )
 
 

@@ -1,8 +1,9 @@
 // Numbers that are unknown or out of range.
-// finding: PRG11 on line 12
 // finding: PRG11 on line 13
-// finding: PRG11 on line 17
+// finding: PRG11 on line 14
 // finding: PRG11 on line 18
+// finding: PRG11 on line 19
+// finding: PRG11 on line 23
 constexpr int kCols = 8;
 
 void systolora_top(int n) {
@@ -18,4 +19,7 @@ sum:
 #pragma HLS PIPELINE II=0
         a[i & 15][0] += 1;
     }
+    int b[16] = {n};
+#pragma HLS ARRAY_PARTITION variable=b type=cyclic factor=kCols/8
+#pragma HLS BIND_STORAGE variable=a type=ram_s2p impl=lutram
 }

@@ -27,6 +27,7 @@ void systolora_top(int n) {
     Row lower = {{n}};
 #pragma HLS ARRAY_PARTITION variable=upper.lane type=complete
 #pragma HLS ARRAY_PARTITION variable=lower.lane type=complete
+#pragma HLS BIND_STORAGE variable=rows type=ram_s2p impl=bram
     clear(sums);
     rows[0][0] = line[n & 1023] + words[n & 1023];
 }
