@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from systolora.errors import UserError
 from systolora.models.pipeline import PipelineParts, load_parts
+from systolora.offloading.model import OffloadHandle, offload
 
 from .adapter import add_adapter, save_adapter
 from .batches import EncodedPictures, draw_batch, encode_data, generator
@@ -103,14 +104,14 @@ class Trainer:
             self.records.begin(self.start, self.optimization.bytes)
 
     def _offload(self) -> Any:
-        from systolora.offloading.model import offload
         from systolora.offloading.quantization import quantization_for
 
         from .device import open_device_for
 
         if self.device is None and self.settings.precision == "int8":
             self.device = open_device_for(self.settings)
-        quantization = quantization_for(self.settings.weight_scales, self.settings.rounding, self.settings.seed)
+        seed = self.processes.own_seed(self.settings.seed)
+        quantization = quantization_for(self.settings.weight_scales, self.settings.rounding, seed)
         if self.settings.method != "lora":
             from .integers import attach_for
 
@@ -147,6 +148,9 @@ class Trainer:
                     self._stop_if_asked(flag, step)
                     self._one_step(step, on_step)
                 path = rescue(self._save, self.output) if self.processes.first else self.output
+        except BaseException:
+            self.processes.leave()
+            raise
         finally:
             self.records.close()
         text = str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
@@ -217,13 +221,15 @@ class Trainer:
                 cause = ", before anything was trained: the weights in --model are damaged or overflow"
             else:
                 cause = f": lower --learning-rate; {self.records.last()}"
-            raise UserError(f"{error}{cause}") from None
+            raise self.processes.told_once(UserError(f"{error}{cause}")) from None
         return StepReport(step + 1, loss, self.optimization.rate(step), time.perf_counter() - began)
 
     def _gradients(self, step: int) -> float:
         """The loss of a step, whose gradients then lie in the parameters."""
         settings, total = self.settings, 0.0
         for micro in range(settings.accumulation):
+            if isinstance(self.handle, OffloadHandle):  # micro-batches are not rounded with the same random numbers
+                self.handle.step = step * settings.accumulation + micro
             batch = draw_batch(self.data, settings, self.objective.timesteps, step, micro)
             loss = self.objective.loss(self.unet, batch.part(self.processes.rank, self.processes.world))
             (loss / settings.accumulation).backward()
@@ -242,7 +248,7 @@ class Trainer:
         """
         if self.processes.first:
             state = take_state(self.optimization.named, self.optimization.optimizer, self.handle)
-            self.records.checkpoint(step, self.losses, state)
+            self.records.checkpoint(step, self.losses, state, self.processes.world)
 
     def _restore(self) -> int:
         if not self.settings.resume:
@@ -251,9 +257,14 @@ class Trainer:
         if found is None:
             self.notes.append(f"--resume: there is no checkpoint in {self.output} yet; the run starts at step 1")
             return 0
-        losses, state = found
+        losses, state, world = found
         put_state(state, self.optimization.named, self.optimization.optimizer, self.handle)
         self.losses = losses
+        if world != self.processes.world:
+            self.notes.append(
+                f"--resume: the checkpoint is of a run with {world} process{'es' if world > 1 else ''}, this one has "
+                f"{self.processes.world}: pictures and noise are the same, the last bits are not"
+            )
         self.notes.append(f"going on after step {len(losses)} of {self.settings.steps}")
         return len(losses)
 
