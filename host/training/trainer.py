@@ -21,7 +21,7 @@ from systolora.errors import UserError
 from systolora.models.pipeline import PipelineParts, load_parts
 from systolora.offloading.model import OffloadHandle, offload
 
-from .adapter import add_adapter, save_adapter
+from .adapter import AVERAGE_FILE, add_adapter, save_adapter
 from .batches import EncodedPictures, draw_batch, encode_data, generator
 from .folder import LOG_FILE, rescue
 from .interrupts import StopFlag, Stopped, signal_name
@@ -32,7 +32,6 @@ from .peak_memory import peak_bytes
 from .records import Records
 from .reports import StepReport, TrainResult
 from .settings import TrainSettings, check_settings
-from .state import put_state, take_state
 
 __all__ = ["LOG_FILE", "StepReport", "TrainResult", "Trainer", "train"]
 
@@ -99,6 +98,7 @@ class Trainer:
         self.unet.train()
         self.handle = self._offload() if settings.precision == "int8" or settings.method != "lora" else None
         self.optimization = Optimization(self.unet, settings)
+        self.notes += self.optimization.notes
         self.start = self._restore()
         if self.processes.first:
             self.records.begin(self.start, self.optimization.bytes)
@@ -154,7 +154,8 @@ class Trainer:
         finally:
             self.records.close()
         text = str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
-        return TrainResult(path, self.losses, time.perf_counter() - began, peak_bytes(), text)
+        averaged = path.with_name(AVERAGE_FILE) if self.optimization.average and self.processes.first else None
+        return TrainResult(path, self.losses, time.perf_counter() - began, peak_bytes(), text, averaged)
 
     def _one_step(self, step: int, on_step: Callable[[StepReport], None] | None) -> None:
         report, done = self.step(step), step + 1
@@ -231,7 +232,8 @@ class Trainer:
             if isinstance(self.handle, OffloadHandle):  # micro-batches are not rounded with the same random numbers
                 self.handle.step = step * settings.accumulation + micro
             batch = draw_batch(self.data, settings, self.objective.timesteps, step, micro)
-            loss = self.objective.loss(self.unet, batch.part(self.processes.rank, self.processes.world))
+            with torch.autocast(self.parameters[0].device.type, torch.bfloat16, settings.mixed_precision == "bf16"):
+                loss = self.objective.loss(self.unet, batch.part(self.processes.rank, self.processes.world))
             (loss / settings.accumulation).backward()
             total += loss.item() / settings.accumulation
         total = self.processes.mean_of(total)
@@ -247,7 +249,7 @@ class Trainer:
             OSError: if it cannot be written; those that are there stay.
         """
         if self.processes.first:
-            state = take_state(self.optimization.named, self.optimization.optimizer, self.handle)
+            state = self.optimization.take(self.handle)
             self.records.checkpoint(step, self.losses, state, self.processes.world)
 
     def _restore(self) -> int:
@@ -258,7 +260,7 @@ class Trainer:
             self.notes.append(f"--resume: there is no checkpoint in {self.output} yet; the run starts at step 1")
             return 0
         losses, state, world = found
-        put_state(state, self.optimization.named, self.optimization.optimizer, self.handle)
+        self.optimization.put(state, self.handle)
         self.losses = losses
         if world != self.processes.world:
             self.notes.append(
@@ -271,6 +273,9 @@ class Trainer:
     def _save(self, folder: Path) -> Path:
         """Writes what was trained: the LoRA, or IntLoRA's integer adapter in place of it. Returns where it is."""
         if self.settings.method == "lora":
+            if self.optimization.average:
+                with self.optimization.average.in_place():
+                    save_adapter(self.unet, folder, self.settings, AVERAGE_FILE)
             return save_adapter(self.unet, folder, self.settings)
         from .integers import save_integers
 
