@@ -87,11 +87,11 @@ class TrainSettings:
     warmup: int = setting(0, "steps of linear warm-up", group=_STEPS, least=0, most=_MOST_STEPS)
     optimizer: str = setting(
         "adamw",
-        "by name; the 8-bit ones are of bitsandbytes, lion of lion-pytorch, prodigy of prodigyopt, if installed",
+        "what takes the steps (8-bit ones need bitsandbytes, lion lion-pytorch, prodigy prodigyopt)",
         group=_STEPS,
         choices=tuple(OPTIMIZERS),
     )
-    optimizer_options: str = setting("", "of the optimizer, such as 'betas=0.9,0.95 eps=1e-7'", group=_STEPS)
+    optimizer_options: str = setting("", "more of the optimizer's own, such as 'betas=0.9,0.95 eps=1e-7'", group=_STEPS)
     weight_decay: float = setting(1e-2, "weight decay of the optimizer", group=_STEPS, least=0, most=1000)
     ema: float = setting(
         0.0,
@@ -132,7 +132,7 @@ class TrainSettings:
     )
     mixed_precision: str = setting(
         "no",
-        "bf16: what stays in torch computes in bfloat16 (autocast); adapter, optimizer and INT8 GEMMs stay as they are",
+        "bf16: what stays in torch computes in bfloat16 (autocast), the adapter, the optimizer and INT8 GEMMs do not; no: all in float32",
         group=_DEVICE,
         choices=("no", "bf16"),
     )
