@@ -32,6 +32,7 @@ GRADIENTS: dict[str, dict[str, Any]] = {
     "float32 accumulated": {"precision": "float32", "batch": 2, "accumulation": 2, "targets": "attention"},
     "int8": {"batch": 4},
     "int8 accumulated": {"batch": 2, "accumulation": 2},
+    "int8 everywhere": {"batch": 4, "targets": "all"},
     "int8 by rows": {"batch": 4, "by_rows": True},
 }
 RUN: dict[str, Any] = {"batch": 2, "steps": 6, "learning_rate": 2e-3, "schedule": "cosine", "warmup": 2}
