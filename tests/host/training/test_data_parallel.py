@@ -1,6 +1,6 @@
 """Two processes are one process with the same global batch: pictures, noise, gradients, learning rates, losses, checkpoints.
 
-All runs are made once, by `worlds.py`; nearly all of its time are the imports.
+Gradients, and whole runs, are made once, by `worlds.py`; most of its time are the imports.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ def free_ports(count: int) -> list[int]:
         return [int(probe.getsockname()[1]) for probe in probes]
 
 
-@pytest.fixture(scope="module")
-def worlds(few_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("worlds")
-    order = json.dumps([str(folder), str(few_pictures), free_ports(4)])
+def results_of(what: str, pictures: Path, folder: Path) -> dict[str, Any]:
+    """By world and rank, such as 2-0: what `worlds.py` found."""
+    order = json.dumps([what, str(folder), str(pictures), free_ports(4)])
     environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
     program = Path(__file__).with_name("worlds.py")
     done = subprocess.run(
@@ -42,6 +41,16 @@ def worlds(few_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {path.stem: torch.load(path) for path in folder.glob("*.pt")}
+
+
+@pytest.fixture(scope="module")
+def worlds(few_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return results_of("gradients", few_pictures, tmp_path_factory.mktemp("gradients"))
+
+
+@pytest.fixture(scope="module")
+def runs(few_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return results_of("runs", few_pictures, tmp_path_factory.mktemp("runs"))
 
 
 def difference(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -92,36 +101,41 @@ def test_accumulated_gradients_are_those_of_the_larger_batch(worlds: dict[str, A
     assert alone["int8 accumulated"]["loss"] == pytest.approx(alone["int8"]["loss"], rel=RELATIVE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("int8", 0.01)])
 def test_loss_curves_overlay_and_learning_rates_are_the_same(
-    worlds: dict[str, Any], precision: str, tolerance: float
+    runs: dict[str, Any], precision: str, tolerance: float
 ) -> None:
-    one, two, other = (worlds[name][f"curve {precision}"] for name in ("1-0", "2-0", "2-1"))
+    one, two, other = (runs[name][f"curve {precision}"] for name in ("1-0", "2-0", "2-1"))
     assert two["losses"] == pytest.approx(one["losses"], rel=tolerance)
     assert one["rates"] == two["rates"] == other["rates"] and len(set(one["rates"])) > 3
     assert two["losses"] == other["losses"] and torch.equal(two["weights"], other["weights"])
 
 
-def test_the_same_number_of_processes_goes_on_with_the_same_bits(worlds: dict[str, Any]) -> None:
-    whole, resumed = worlds["2-0"]["curve float32"], worlds["resumed-2-0"]
+@pytest.mark.slow
+def test_the_same_number_of_processes_goes_on_with_the_same_bits(runs: dict[str, Any]) -> None:
+    whole, resumed = runs["2-0"]["curve float32"], runs["resumed-2-0"]
     assert resumed["losses"] == whole["losses"] and torch.equal(resumed["weights"], whole["weights"])
     assert not any("processes" in note for note in resumed["notes"])
 
 
-def test_another_number_of_processes_goes_on_with_the_same_pictures_and_says_so(worlds: dict[str, Any]) -> None:
-    whole, resumed = worlds["2-0"]["curve float32"], worlds["resumed-1-0"]
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_with_the_same_pictures_and_says_so(runs: dict[str, Any]) -> None:
+    whole, resumed = runs["2-0"]["curve float32"], runs["resumed-1-0"]
     assert resumed["losses"][:4] == whole["losses"][:4]
     assert resumed["losses"] == pytest.approx(whole["losses"], rel=1e-4)
     assert any("of a run with 2 processes, this one has 1" in note for note in resumed["notes"])
 
 
-def test_a_process_that_fails_ends_the_others_though_it_lives_on(worlds: dict[str, Any]) -> None:
-    first, failed = (worlds[name]["broken"] for name in ("2-0", "2-1"))
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_others_though_it_lives_on(runs: dict[str, Any]) -> None:
+    first, failed = (runs[name]["broken"] for name in ("2-0", "2-1"))
     assert failed == {"error": "the board of this process was unplugged", "steps": 1}
     assert first["steps"] == 1 and first["error"].startswith("another process of the run ended: see what it says")
 
 
-def test_what_all_processes_meet_is_told_by_the_first(worlds: dict[str, Any]) -> None:
-    first, second = (worlds[name]["too fast"]["error"] for name in ("2-0", "2-1"))
+@pytest.mark.slow
+def test_what_all_processes_meet_is_told_by_the_first(runs: dict[str, Any]) -> None:
+    first, second = (runs[name]["too fast"]["error"] for name in ("2-0", "2-1"))
     assert first.startswith("UserError: ") and "lower --learning-rate" in first
     assert second == first.replace("UserError", "ToldElsewhere")

@@ -1,6 +1,6 @@
 """A program: the same small runs in one process and in two, forked after the imports, which take longer than the runs.
 
-`python worlds.py ORDER` with JSON of folder, pictures, four free ports; what came out lies in `FOLDER/{world}-{rank}.pt`.
+`python worlds.py ORDER` with JSON of what ("gradients", "runs"), folder, pictures, four free ports; what came out lies in `FOLDER/{world}-{rank}.pt`.
 """
 
 from __future__ import annotations
@@ -103,14 +103,16 @@ class World:
             trainer.close()
         raise AssertionError("it went on")
 
-    def all(self) -> dict[str, Any]:
-        results = {name: self.gradients(name, **changes) for name, changes in GRADIENTS.items()}
-        results["curve float32"] = self.run(
-            "curve float32", precision="float32", checkpoint_every=2, keep_checkpoints=9
-        )
-        results["curve int8"] = self.run("curve int8")
-        results["too fast"] = self.run("too fast", precision="float32", learning_rate=1000.0, max_grad_norm=0.0)
-        return results
+    def all_gradients(self) -> dict[str, Any]:
+        return {name: self.gradients(name, **changes) for name, changes in GRADIENTS.items()}
+
+    def all_runs(self) -> dict[str, Any]:
+        results = {
+            "curve float32": self.run("curve float32", precision="float32", checkpoint_every=2, keep_checkpoints=9),
+            "curve int8": self.run("curve int8"),
+            "too fast": self.run("too fast", precision="float32", learning_rate=1000.0, max_grad_norm=0.0),
+        }
+        return results | ({"broken": self.broken()} if self.world == 2 else {})
 
 
 def fork(world: int, port: int, work: Any) -> list[int]:
@@ -132,14 +134,12 @@ def fork(world: int, port: int, work: Any) -> list[int]:
 
 
 def main() -> None:
-    folder, pictures, ports = json.loads(sys.argv[1])
+    what, folder, pictures, ports = json.loads(sys.argv[1])
     parts = load_parts(pipeline_folder())
 
     def everything(world: int, rank: int) -> None:
         mine = World(Path(folder), Path(pictures), parts, world, rank)
-        results = mine.all()
-        if world == 2:
-            results["broken"] = mine.broken()
+        results = mine.all_gradients() if what == "gradients" else mine.all_runs()
         torch.save(results, mine.folder / f"{world}-{rank}.pt")
 
     def goes_on(world: int, rank: int) -> None:
@@ -150,7 +150,7 @@ def main() -> None:
 
     for world in (1, 2):
         assert fork(world, ports[world - 1], lambda rank, world=world: everything(world, rank)) == [0] * world
-    for world in (1, 2):
+    for world in (1, 2) if what == "runs" else ():
         checkpoints = Path(folder) / f"{world} from 4 by {world}" / "checkpoints"
         checkpoints.mkdir(parents=True)
         name = "step-0000004.safetensors"
