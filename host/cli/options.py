@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import Field, fields
@@ -23,6 +24,18 @@ _NAME_COLUMNS = 25
 _WIDEST = 10_000
 """Columns of no terminal."""
 _LARGEST_TOLD = 16_384
+_UNBROKEN = 40
+_TIE = "\xa0"
+"""A space where textwrap breaks no line."""
+
+_FACTS = re.compile(r"\[[^\[\]]*\]$")
+_KINDS = {"path": "PATH", "file": "PATH", "directory": "PATH", "str": "TEXT", "text": "TEXT"} | dict.fromkeys(
+    ("int", "integer", "float"), "NUMBER"
+)
+_KIND = re.compile(r"<(path|file|directory|str|text|int|integer|float)(?: range)?>|\b(INTEGER|FLOAT)(?: RANGE)?\b")
+"""How typer names what an option takes, in newer versions and in older ones."""
+
+_RANGE = re.compile(r"; (\d+)<=x<=(\d+)")
 
 
 def make_console(json: bool = False, quiet: bool = False) -> Console:
@@ -53,6 +66,7 @@ class GroupedCommand(TyperCommand):
             record = parameter.get_help_record(ctx)
             if record is None:
                 continue
+            record = _in_our_words(parameter, *record)
             argument = parameter.param_type_name == "argument"
             heading = "Arguments" if argument else getattr(parameter, "rich_help_panel", None) or _OTHERS
             sections.setdefault(heading, []).append(record)
@@ -74,12 +88,32 @@ class CommandGroup(TyperGroup):
                 formatter.write(_entry(name, text, formatter.current_indent, formatter.width))
 
 
+def _in_our_words(parameter: Any, name: str, text: str) -> tuple[str, str]:
+    """typer's entry of an option that stands alone, with the words of those that are made from settings."""
+    name = _KIND.sub(lambda found: _KINDS[(found[1] or found[2]).lower().split()[0]], name)
+    text = _RANGE.sub(lambda found: _range(int(found[1]), int(found[2])), text)
+    alone = parameter.param_type_name == "option" and not parameter.is_flag and not parameter.required
+    if alone and parameter.default in (None, [], ()) and not text.endswith("]"):
+        text += "  [default: none]"
+    return name, text
+
+
+def _range(least: int, most: int) -> str:
+    if most <= _LARGEST_TOLD:
+        return f"; {least} to {most}"
+    return "" if least == 0 else "; above 0" if least == 1 else f"; at least {least}"
+
+
 def _entry(name: str, text: str, indent: int, width: int) -> str:
     """One option and what it does, beside it or, where its name is long, below it; no word is cut at a hyphen."""
     margin = " " * (indent + _NAME_COLUMNS)
+    facts = _FACTS.search(text)
+    if facts and len(facts[0]) <= _UNBROKEN:  # default and bounds stand on one line
+        text = text[: facts.start()] + facts[0].replace(" ", _TIE)
     lines = textwrap.wrap(
         text, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False, break_long_words=False
     )
+    lines = [line.replace(_TIE, " ") for line in lines]
     first = " " * indent + name
     if lines and len(first) + 2 <= len(margin):
         lines[0] = first.ljust(len(margin)) + lines[0].lstrip()

@@ -50,6 +50,8 @@ def _train(settings: TrainSettings, console: Console, json: bool, ending: EndAtO
     )
     say(console, result.offload_report)
     say(console, f"adapter: {result.adapter}")
+    if result.averaged:
+        say(console, f"its mean over the steps (--ema {settings.ema:g}): {result.averaged}")
     if json:
         summary = {
             "adapter": str(result.adapter),
@@ -57,5 +59,6 @@ def _train(settings: TrainSettings, console: Console, json: bool, ending: EndAtO
             "steps": len(result.losses),
             "seconds": round(result.seconds, 3),
             "peak_bytes": result.peak_bytes,
+            **({"averaged": str(result.averaged)} if result.averaged else {}),
         }
         print(jsonlib.dumps(summary))

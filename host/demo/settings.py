@@ -8,6 +8,7 @@ from pathlib import Path
 from systolora.offloading.target_names import TARGETS
 from systolora.options import LARGEST_SEED, setting
 
+_LESSON, _DEVICE = "What is taught", "Device"
 CONCEPTS = ("heart", "mushroom", "robot")
 """What the demo can teach; `shapes` draws them."""
 
@@ -17,11 +18,21 @@ class DemoSettings:
     """Settings of the demo; each is an option of `systolora demo`."""
 
     out: Path = setting(
-        Path("demo-out"), "folder for the adapters, pictures and page: a new or empty one, or an earlier demo's"
+        Path("demo-out"),
+        "folder for the adapters, pictures and page: a new or empty one, or an earlier demo's",
+        group=_LESSON,
     )
-    concept: str = setting("heart", "what the model learns", choices=CONCEPTS)
-    steps: int = setting(0, "training steps of each of the two runs; 0 means the recipe's own", least=0, most=1_000_000)
-    backend: str = setting("emulator", "what runs the GEMMs of the INT8 run", choices=("emulator", "csim", "board"))
-    emulated_board: str = setting("", "with --backend board: run the real driver on this emulated board")
-    seed: int = setting(0, "of both runs", least=0, most=LARGEST_SEED)
-    targets: str = setting("attention", "layers that run on the device", choices=TARGETS)
+    concept: str = setting("heart", "what the model learns", group=_LESSON, choices=CONCEPTS)
+    steps: int = setting(
+        0,
+        "training steps of each of the two runs; 0 means the recipe's own",
+        group=_LESSON,
+        least=0,
+        most=1_000_000,
+    )
+    seed: int = setting(0, "of both runs", group=_LESSON, least=0, most=LARGEST_SEED)
+    backend: str = setting(
+        "emulator", "what runs the GEMMs of the INT8 run", group=_DEVICE, choices=("emulator", "csim", "board")
+    )
+    emulated_board: str = setting("", "with --backend board: run the real driver on this emulated board", group=_DEVICE)
+    targets: str = setting("attention", "layers that run on the device", group=_DEVICE, choices=TARGETS)

@@ -17,6 +17,7 @@ from .objective import finite
 from .settings import TrainSettings
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+AVERAGE_FILE = "pytorch_lora_weights_ema.safetensors"
 INTLORA_FILE = "intlora_adapter.safetensors"
 SETTINGS_KEY = "systolora"
 _MODULES = {
@@ -36,6 +37,7 @@ def add_adapter(unet: nn.Module, settings: TrainSettings) -> None:
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.dropout,
         init_lora_weights="gaussian",
         target_modules=_MODULES[settings.adapted],
     )
@@ -57,8 +59,8 @@ def adapter_tensors(unet: nn.Module) -> dict[str, Tensor]:
     return {f"unet.{name}": tensor.detach().float().contiguous() for name, tensor in state.items()}
 
 
-def save_adapter(unet: nn.Module, folder: Path, settings: TrainSettings) -> Path:
-    """Writes the adapter as `pytorch_lora_weights.safetensors`, with peft's configuration and the settings in its header.
+def save_adapter(unet: nn.Module, folder: Path, settings: TrainSettings, name: str = ADAPTER_FILE) -> Path:
+    """Writes the adapter, with peft's configuration and the settings in its header.
 
     The file is written in one step and read back. It names the model's folder, but no path of this computer.
 
@@ -71,7 +73,7 @@ def save_adapter(unet: nn.Module, folder: Path, settings: TrainSettings) -> Path
         raise UserError("the adapter holds values that are not finite and is not written: lower --learning-rate")
     if not any(tensor.any() for name, tensor in tensors.items() if ".lora.up." in name):
         raise UserError("the adapter is still all zero after training: raise --learning-rate or --steps")
-    path = folder / ADAPTER_FILE
+    path = folder / name
     write_atomically(path, save(tensors, metadata=_header(unet, settings)))
     with safe_open(str(path), framework="pt") as file:
         if set(file.keys()) != set(tensors):

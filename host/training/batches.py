@@ -51,8 +51,10 @@ class Batch:
     text: Tensor
 
     def part(self, rank: int, world: int) -> Batch:
-        """The share of process `rank` of `world`: every world-th picture."""
-        return Batch(*(tensor[rank::world] for tensor in (self.latents, self.noise, self.timesteps, self.text)))
+        """The share of process `rank` of `world`: as many pictures each, one after the other, as micro-batches of that size have them."""
+        size = len(self.timesteps) // world
+        mine = slice(rank * size, (rank + 1) * size)
+        return Batch(*(tensor[mine] for tensor in (self.latents, self.noise, self.timesteps, self.text)))
 
 
 def encode_data(
@@ -116,21 +118,23 @@ def generator(*key: object) -> torch.Generator:
 def draw_batch(data: EncodedPictures, settings: TrainSettings, timesteps: int, step: int, micro: int) -> Batch:
     """Micro-batch `micro` of optimizer step `step`; every picture comes once an epoch, in an order of its own.
 
+    What is drawn belongs to the whole step: it is the same however the step is cut into micro-batches and processes.
+
     Args:
         timesteps: length of the noise schedule.
     """
-    size = settings.batch
-    first = (step * settings.accumulation + micro) * size
-    chosen = [_picture_number(data.count, settings.seed, first + i) for i in range(size)]
-    random = generator("batch", settings.seed, step, micro)
-    flip = torch.randint(data.mean.shape[0], (size,), generator=random)
-    mean, deviation = data.mean[flip, chosen], data.deviation[flip, chosen]
-    latents = mean + deviation * torch.randn(mean.shape, generator=random)
-    noise = torch.randn(mean.shape, generator=random)
+    whole = settings.batch * settings.accumulation
+    mine = slice(micro * settings.batch, (micro + 1) * settings.batch)
+    chosen = [_picture_number(data.count, settings.seed, step * whole + i) for i in range(whole)[mine]]
+    random = generator("batch", settings.seed, step, 0)
+    shape = (whole, *data.mean.shape[2:])
+    flip = torch.randint(data.mean.shape[0], (whole,), generator=random)[mine]
+    spread, noise = (torch.randn(shape, generator=random)[mine] for _ in range(2))
     if settings.noise_offset:
-        noise = noise + settings.noise_offset * torch.randn(*mean.shape[:2], 1, 1, generator=random)
-    when = torch.randint(timesteps, (size,), generator=random)
-    dropped = torch.rand(size, generator=random) < settings.caption_dropout
+        noise = noise + settings.noise_offset * torch.randn(*shape[:2], 1, 1, generator=random)[mine]
+    when = torch.randint(timesteps, (whole,), generator=random)[mine]
+    dropped = torch.rand(whole, generator=random)[mine] < settings.caption_dropout
+    latents = data.mean[flip, chosen] + data.deviation[flip, chosen] * spread
     text = torch.where(dropped[:, None, None], data.empty, data.text[chosen])
     return Batch(latents, noise, when, text)
 

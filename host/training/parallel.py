@@ -44,6 +44,10 @@ class Processes:
         """Whether this process writes the files."""
         return self.rank == 0
 
+    def own_seed(self, seed: int) -> int:
+        """A seed of this process for what should differ between them: in the first one, as alone, the run's own."""
+        return seed if self.first else (seed + 0x9E3779B9 * self.rank) % 2**32
+
     def mean_of(self, value: float) -> float:
         """The mean of a number over all processes."""
         if self.world == 1:
@@ -69,6 +73,15 @@ class Processes:
                 parameter.grad = torch.zeros_like(parameter)
             _reduce(parameter.grad)
             parameter.grad /= self.world
+
+    def told_once(self, error: UserError) -> UserError:
+        """An error that all processes meet at the same point: itself in the first one, which tells it, `ToldElsewhere` in the others."""
+        return error if self.first else ToldElsewhere(str(error))
+
+    def leave(self) -> None:
+        """Ends this process's part in the run, so that the others, if they wait for it, end too instead of waiting on."""
+        if self.world > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from .origin import Origin
 from .settings import TrainSettings
 
 _LOSSES = "losses"
+_PROCESSES = "processes"
 
 
 class Records:
@@ -75,17 +76,21 @@ class Records:
         with (self.output / LOG_FILE).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def checkpoint(self, step: int, losses: list[float], state: Mapping[str, Tensor]) -> None:
+    def checkpoint(self, step: int, losses: list[float], state: Mapping[str, Tensor], world: int) -> None:
         """Writes a checkpoint and removes those that are too many.
+
+        Args:
+            world: number of processes that train.
 
         Raises:
             OSError: if it cannot be written; those that are there stay.
         """
         tensors = {**state, _LOSSES: torch.tensor(losses, dtype=torch.float64)}
-        save_checkpoint(self.output, Checkpoint(step, self.origin.facts(), tensors), self.settings.keep_checkpoints)
+        facts = {**self.origin.facts(), _PROCESSES: world}
+        save_checkpoint(self.output, Checkpoint(step, facts, tensors), self.settings.keep_checkpoints)
 
-    def newest(self) -> tuple[list[float], dict[str, Tensor]] | None:
-        """(loss of every step, state) of the newest checkpoint, or None.
+    def newest(self) -> tuple[list[float], dict[str, Tensor], int] | None:
+        """(loss of every step, state, number of processes) of the newest checkpoint, or None.
 
         Raises:
             UserError: if it cannot be read, or is of another run or beyond this one's steps.
@@ -95,12 +100,16 @@ class Records:
             return None
         if found.step > self.settings.steps:
             raise UserError(f"--resume: the checkpoint is at step {found.step}, beyond --steps {self.settings.steps}")
-        self.origin.check(found.facts)
+        facts = dict(found.facts)
+        world = facts.pop(_PROCESSES, 1)  # of before it was kept: unknown, and one most likely
+        if not isinstance(world, int):
+            raise UserError("--resume: the checkpoint's header is not that of a training run; delete it")
+        self.origin.check(facts)
         state = dict(found.tensors)
         losses = state.pop(_LOSSES, torch.empty(0))
         if losses.shape != (found.step,) or losses.dtype != torch.float64:
             raise UserError("--resume: the checkpoint lacks the losses of its steps; delete it")
-        return losses.tolist(), state
+        return losses.tolist(), state, world
 
     def last(self) -> str:
         """Which checkpoint is the newest, in words."""

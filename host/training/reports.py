@@ -19,13 +19,14 @@ class StepReport:
 @dataclass(frozen=True)
 class TrainResult:
     """What a run leaves: the adapter's file, the loss of every step, seconds of this process, the most memory that it ever held, in
-    bytes, the device's report."""
+    bytes, the device's report, and the file of the adapter's mean over the steps, if one was kept."""
 
     adapter: Path
     losses: list[float]
     seconds: float
     peak_bytes: int
     offload_report: str
+    averaged: Path | None = None
 
     @property
     def final_loss(self) -> float:

@@ -20,6 +20,7 @@ from systolora.intlora.settings import (
 from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
 from systolora.options import LARGEST_SEED, check_rules, merge_settings, setting
 
+from .optimizers import OPTIMIZERS, check_optimizer
 from .settings_file import load_settings_file
 
 _DATA, _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
@@ -70,6 +71,9 @@ class TrainSettings:
         group=_ADAPTER,
         choices=("", *ADAPTED),
     )
+    dropout: float = setting(
+        0.0, "share of the inputs that the adapter does not see in training", group=_ADAPTER, least=0, most=0.95
+    )
     attention_products: bool = setting(False, ATTENTION_PRODUCTS_HELP, group=_ADAPTER)
     steps: int = setting(1000, "optimizer steps", group=_STEPS, above=0, most=_MOST_STEPS)
     batch: int = setting(1, "pictures per micro-batch, over all processes", group=_STEPS, above=0, most=65_536)
@@ -79,10 +83,26 @@ class TrainSettings:
         "constant",
         "learning rate schedule",
         group=_STEPS,
-        choices=("constant", "linear", "cosine", "constant_with_warmup"),
+        choices=("constant", "linear", "cosine", "constant_with_warmup", "cosine_with_restarts", "polynomial"),
     )
+    schedule_cycles: int = setting(1, "times that cosine_with_restarts falls", group=_STEPS, above=0, most=_MOST_STEPS)
+    schedule_power: float = setting(1.0, "exponent of the polynomial schedule", group=_STEPS, above=0, most=100)
     warmup: int = setting(0, "steps of linear warm-up", group=_STEPS, least=0, most=_MOST_STEPS)
-    weight_decay: float = setting(1e-2, "AdamW weight decay", group=_STEPS, least=0, most=1000)
+    optimizer: str = setting(
+        "adamw",
+        "what takes the steps (8-bit ones need bitsandbytes, lion lion-pytorch, prodigy prodigyopt)",
+        group=_STEPS,
+        choices=tuple(OPTIMIZERS),
+    )
+    optimizer_options: str = setting("", "more of the optimizer's own, such as 'betas=0.9,0.95 eps=1e-7'", group=_STEPS)
+    weight_decay: float = setting(1e-2, "weight decay of the optimizer", group=_STEPS, least=0, most=1000)
+    ema: float = setting(
+        0.0,
+        "decay of the adapter's mean over the steps, which is written beside it; 0 turns it off",
+        group=_STEPS,
+        least=0,
+        most=0.999999,
+    )
     max_grad_norm: float = setting(
         1.0, "gradients are clipped to this norm; 0 turns it off", group=_STEPS, least=0, most=1e30
     )
@@ -112,6 +132,12 @@ class TrainSettings:
         "int8: GEMMs of the adapted layers run on the device; float32: all in torch",
         group=_DEVICE,
         choices=("int8", "float32"),
+    )
+    mixed_precision: str = setting(
+        "no",
+        "bf16: what stays in torch computes in bfloat16 (autocast), the adapter, the optimizer and INT8 GEMMs do not; no: all in float32",
+        group=_DEVICE,
+        choices=("no", "bf16"),
     )
     backend: str = setting("emulator", "what runs the GEMMs", group=_DEVICE, choices=("emulator", "csim", "board"))
     board: str = setting("", "preset of the array (systolora boards); empty means 64 x 64", group=_DEVICE)
@@ -224,6 +250,7 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     if settings.method in INTLORA_METHODS:
         _ = settings.intlora  # refuses what is not allowed
     check_rules(settings)
+    check_optimizer(settings.optimizer, settings.optimizer_options)
     if settings.board:
         board_config(settings.board)
     if settings.emulated_board:
@@ -236,6 +263,9 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         raise UserError("--attention-products goes with --method lora and --precision int8: leave it out")
     if settings.method == "lora":
         _check_no_intlora(settings)
+    elif settings.dropout or settings.ema:
+        option = "--dropout" if settings.dropout else "--ema"
+        raise UserError(f"{option} goes with --method lora: the integers of {settings.method} cannot follow it")
     return settings
 
 

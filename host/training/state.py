@@ -10,7 +10,8 @@ from systolora.errors import UserError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+from .optimizer_state import Make, expected_optimizer, moments_of, put_optimizer, take_optimizer
+
 _SHOWN = 60
 
 
@@ -20,39 +21,39 @@ def take_state(parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, han
     Args:
         parameters: of the adapter, by name, as the optimizer has them. handle: of the offload or of IntLoRA, or None.
     """
-    state = {f"adapter/{name}": parameter.detach().clone() for name, parameter in parameters.items()}
-    for name, parameter in parameters.items():
-        own = optimizer.state.get(parameter) or _fresh(parameter)
-        state |= {f"optimizer/{name}/{key}": own[key].detach().clone() for key in _MOMENTS}
-    rounding = handle.state_dict() if handle else {}
-    return state | {f"device/{name}": tensor.clone() for name, tensor in _flat(rounding).items()}
+    return _take_fixed(parameters, handle) | take_optimizer(parameters, optimizer)
 
 
 def put_state(
-    state: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, handle: Any
+    state: Mapping[str, Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: Optimizer,
+    handle: Any,
+    make: Make | None = None,
 ) -> None:
     """Puts back what `take_state` took.
+
+    Args:
+        make: makes another optimizer of the kind, where a copy would not be one.
 
     Raises:
         UserError: if a tensor is missing, left over, of another shape or type, or not finite; nothing was changed then.
     """
-    _check(state, take_state(parameters, optimizer, handle))
+    moments = moments_of(parameters, optimizer, make)
+    _check(state, _take_fixed(parameters, handle) | expected_optimizer(state, moments, optimizer))
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[f"adapter/{name}"])
-    moments = {
-        number: {key: state[f"optimizer/{name}/{key}"].clone() for key in _MOMENTS}
-        for number, name in enumerate(parameters)
-    }
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    put_optimizer(state, moments, parameters, optimizer)
     if handle:
         handle.load_state_dict(_filled(handle.state_dict(), state, "device/"))
 
 
-def _fresh(parameter: nn.Parameter) -> dict[str, Tensor]:
-    """AdamW's state before the first gradient."""
-    zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-    return {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros}
+def _take_fixed(parameters: Mapping[str, nn.Parameter], handle: Any) -> dict[str, Tensor]:
+    """What has the same names, shapes and types from the first step to the last."""
+    state = {f"adapter/{name}": parameter.detach().clone() for name, parameter in parameters.items()}
+    rounding = handle.state_dict() if handle else {}
+    return state | {f"device/{name}": tensor.clone() for name, tensor in _flat(rounding).items()}
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Tensor]:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from systolora.errors import UserError
 from systolora.models.pipeline import PipelineParts, load_parts
+from systolora.offloading.model import OffloadHandle, offload
 
-from .adapter import add_adapter, save_adapter
+from .adapter import AVERAGE_FILE, add_adapter, save_adapter
 from .batches import EncodedPictures, draw_batch, encode_data, generator
 from .folder import LOG_FILE, rescue
 from .interrupts import StopFlag, Stopped, signal_name
@@ -32,7 +33,6 @@ from .records import Records
 from .reports import StepReport, TrainResult
 from .settings import TrainSettings, check_settings
 from .start_adapter import start_from
-from .state import put_state, take_state
 
 __all__ = ["LOG_FILE", "StepReport", "TrainResult", "Trainer", "train"]
 
@@ -101,19 +101,20 @@ class Trainer:
         self.unet.train()
         self.handle = self._offload() if settings.precision == "int8" or settings.method != "lora" else None
         self.optimization = Optimization(self.unet, settings)
+        self.notes += self.optimization.notes
         self.start = self._restore()
         if self.processes.first:
             self.records.begin(self.start, self.optimization.bytes)
 
     def _offload(self) -> Any:
-        from systolora.offloading.model import offload
         from systolora.offloading.quantization import quantization_for
 
         from .device import open_device_for
 
         if self.device is None and self.settings.precision == "int8":
             self.device = open_device_for(self.settings)
-        quantization = quantization_for(self.settings.weight_scales, self.settings.rounding, self.settings.seed)
+        seed = self.processes.own_seed(self.settings.seed)
+        quantization = quantization_for(self.settings.weight_scales, self.settings.rounding, seed)
         if self.settings.method != "lora":
             from .integers import attach_for
 
@@ -150,10 +151,14 @@ class Trainer:
                     self._stop_if_asked(flag, step)
                     self._one_step(step, on_step)
                 path = rescue(self._save, self.output) if self.processes.first else self.output
+        except BaseException:
+            self.processes.leave()
+            raise
         finally:
             self.records.close()
         text = str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
-        return TrainResult(path, self.losses, time.perf_counter() - began, peak_bytes(), text)
+        averaged = path.with_name(AVERAGE_FILE) if self.optimization.average and self.processes.first else None
+        return TrainResult(path, self.losses, time.perf_counter() - began, peak_bytes(), text, averaged)
 
     def _one_step(self, step: int, on_step: Callable[[StepReport], None] | None) -> None:
         report, done = self.step(step), step + 1
@@ -220,15 +225,18 @@ class Trainer:
                 cause = ", before anything was trained: the weights in --model are damaged or overflow"
             else:
                 cause = f": lower --learning-rate; {self.records.last()}"
-            raise UserError(f"{error}{cause}") from None
+            raise self.processes.told_once(UserError(f"{error}{cause}")) from None
         return StepReport(step + 1, loss, self.optimization.rate(step), time.perf_counter() - began)
 
     def _gradients(self, step: int) -> float:
         """The loss of a step, whose gradients then lie in the parameters."""
         settings, total = self.settings, 0.0
         for micro in range(settings.accumulation):
+            if isinstance(self.handle, OffloadHandle):  # micro-batches are not rounded with the same random numbers
+                self.handle.step = step * settings.accumulation + micro
             batch = draw_batch(self.data, settings, self.objective.timesteps, step, micro)
-            loss = self.objective.loss(self.unet, batch.part(self.processes.rank, self.processes.world))
+            with torch.autocast(self.parameters[0].device.type, torch.bfloat16, settings.mixed_precision == "bf16"):
+                loss = self.objective.loss(self.unet, batch.part(self.processes.rank, self.processes.world))
             (loss / settings.accumulation).backward()
             total += loss.item() / settings.accumulation
         total = self.processes.mean_of(total)
@@ -244,8 +252,8 @@ class Trainer:
             OSError: if it cannot be written; those that are there stay.
         """
         if self.processes.first:
-            state = take_state(self.optimization.named, self.optimization.optimizer, self.handle)
-            self.records.checkpoint(step, self.losses, state)
+            state = self.optimization.take(self.handle)
+            self.records.checkpoint(step, self.losses, state, self.processes.world)
 
     def _restore(self) -> int:
         if not self.settings.resume:
@@ -254,15 +262,23 @@ class Trainer:
         if found is None:
             self.notes.append(f"--resume: there is no checkpoint in {self.output} yet; the run starts at step 1")
             return 0
-        losses, state = found
-        put_state(state, self.optimization.named, self.optimization.optimizer, self.handle)
+        losses, state, world = found
+        self.optimization.put(state, self.handle)
         self.losses = losses
+        if world != self.processes.world:
+            self.notes.append(
+                f"--resume: the checkpoint is of a run with {world} process{'es' if world > 1 else ''}, this one has "
+                f"{self.processes.world}: pictures and noise are the same, the last bits are not"
+            )
         self.notes.append(f"going on after step {len(losses)} of {self.settings.steps}")
         return len(losses)
 
     def _save(self, folder: Path) -> Path:
         """Writes what was trained: the LoRA, or IntLoRA's integer adapter in place of it. Returns where it is."""
         if self.settings.method == "lora":
+            if self.optimization.average:
+                with self.optimization.average.in_place():
+                    save_adapter(self.unet, folder, self.settings, AVERAGE_FILE)
             return save_adapter(self.unet, folder, self.settings)
         from .integers import save_integers
 

@@ -75,7 +75,7 @@ def test_each_option_shows_its_default_and_its_choices_under_a_heading(run: Run,
 
 
 def test_the_default_of_options_that_stand_alone_is_shown_too(run: Run) -> None:
-    assert "[default: 320; " in _entries(run("csim", "--help").out)["--n"]
+    assert "[default: 320; above 0]" in _entries(run("csim", "--help").out)["--n"]
     assert "[default: diffusers]" in _entries(run("export", "--help").out)["--form"]
     assert "[required]" in _entries(run("generate", "--help").out)["--out"]
 
@@ -103,3 +103,20 @@ def test_help_on_a_terminal_that_knows_only_ascii() -> None:
     for arguments in (["--help"], []):
         ended = subprocess.run([*command, *arguments], capture_output=True, env=environment, check=False)
         assert ended.returncode == 0 and ended.stderr == b"" and ended.stdout.isascii()
+
+
+@pytest.mark.parametrize("path", [path for path in _commands() if path], ids=" ".join)
+def test_options_that_stand_alone_speak_as_the_others(run: Run, path: tuple[str, ...]) -> None:
+    """What an option takes is named in one way, bounds are words, and what is no switch says its default."""
+    text = run(*path, "--help").out
+    assert not re.search(r"<[a-z ]+>|<=|INTEGER|FLOAT", text)
+    for name, entry in _entries(text).items():
+        if re.match(rf"{name} (TEXT|PATH|NUMBER|NAME)", entry):
+            assert re.search(r"\[(default: [^;\]]+|required)[;\]]", entry), entry
+
+
+def test_a_default_is_not_torn_apart(run: Run) -> None:
+    for command in ("train", "simulate", "csim", "demo"):
+        text = run(command, "--help").out
+        torn = [line for line in text.splitlines() if line.count("[") > line.count("]")]
+        assert not torn, torn

@@ -1,28 +1,33 @@
-"""Two processes of one run: one of them talks, a signal ends both with one checkpoint, a mistake is told once."""
+"""Two processes of one run: one of them talks, a signal ends both with one checkpoint, a mistake is told once, the end of one is the other's."""
 
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from systolora.assets import pipeline_folder
 from systolora.training.checkpoint import list_checkpoints
+from systolora.training.parallel import Processes
+from systolora.training.settings import TrainSettings
+from systolora.training.trainer import Trainer
 
 WORLD = 2
 
 # Forked after the imports, which take longer than all the rest.
 LAUNCHER = """
-import json, os, signal, sys, time
+import json, os, sys, time
 os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 import diffusers, peft, transformers
 from systolora.cli.app import main
 import systolora.training.progress, systolora.models.pipeline
-folder, port, wait_for, world, arguments = json.loads(sys.argv[1])
+folder, port, wait_for, struck, world, arguments = json.loads(sys.argv[1])
 children = []
 for rank in range(world):
     child = os.fork()
@@ -40,9 +45,8 @@ if wait_for:
         if os.waitpid(children[0], os.WNOHANG)[0]:
             sys.exit("it ended too early: " + open(f"{folder}/said-0").read())
         time.sleep(0.05)
-    for signum in (signal.SIGINT, signal.SIGTERM):  # the terminal's, and torchrun's echo
-        for child in children:
-            os.kill(child, signum)
+    for rank, signum in struck:
+        os.kill(children[rank], signum)
 print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
 """
 
@@ -55,11 +59,14 @@ class Both:
     said: list[str]
 
 
-def launch(folder: Path, arguments: list[str], wait_for: str = "") -> Both:
+def launch(
+    folder: Path, arguments: list[str], wait_for: str = "", struck: Sequence[tuple[int, signal.Signals]] = ()
+) -> Both:
+    """Runs both; when the first has said something, sends signals to (rank, which)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    order = json.dumps([str(folder), port, wait_for, WORLD, arguments])
+    order = json.dumps([str(folder), port, wait_for, list(struck), WORLD, arguments])
     done = subprocess.run([sys.executable, "-c", LAUNCHER, order], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     codes = json.loads(done.stdout.splitlines()[-1])
@@ -81,12 +88,40 @@ def arguments(few_pictures: Path, tmp_path: Path) -> list[str]:
 
 
 def test_a_signal_ends_both_with_one_checkpoint_and_one_line(arguments: list[str], tmp_path: Path) -> None:
-    both = launch(tmp_path, [*arguments, "--steps", "100000"], wait_for="training: 1 of 100000 steps")
+    struck = [(rank, signum) for signum in (signal.SIGINT, signal.SIGTERM) for rank in range(WORLD)]  # torchrun's echo
+    both = launch(tmp_path, [*arguments, "--steps", "100000"], "training: 1 of 100000 steps", struck)
     assert both.codes == [130, 130]
     lines = [line for line in both.said[0].splitlines() if line.startswith("systolora:")]
     ((step, _),) = list_checkpoints(tmp_path / "run")
     assert lines == [f"systolora: stopped by SIGINT after step {step} of 100000; go on with --resume"]
     assert both.said[1] == ""
+
+
+@pytest.mark.parametrize("killed", range(WORLD))
+def test_a_process_that_is_killed_ends_the_other_with_one_line(
+    arguments: list[str], tmp_path: Path, killed: int
+) -> None:
+    more = ["--steps", "100000", "--checkpoint-every", "1"]
+    both = launch(tmp_path, [*arguments, *more], "training: 1 of 100000 steps", [(killed, signal.SIGKILL)])
+    other = 1 - killed
+    assert both.codes[killed] == -signal.SIGKILL and both.codes[other] == 2
+    lines = [line for line in both.said[other].splitlines() if line.startswith("systolora:")]
+    assert len(lines) == 1 and "another process of the run ended: see what it says" in lines[0]
+    assert "Traceback" not in both.said[other] and list_checkpoints(tmp_path / "run")
+
+
+def test_each_process_and_micro_batch_rounds_with_numbers_of_its_own(
+    small: TrainSettings, make_trainer: Callable[[TrainSettings], Trainer]
+) -> None:
+    assert Processes(0, 2).own_seed(7) == Processes().own_seed(7) == 7
+    assert len({Processes(rank, 9).own_seed(2**32 - 1) for rank in range(9)}) == 9
+    trainer = make_trainer(replace(small, precision="int8", rounding="stochastic", accumulation=2, checkpoint_every=0))
+    loss, seen = trainer.objective.loss, []
+    trainer.objective.loss = lambda unet, batch: (seen.append(trainer.handle.step), loss(unet, batch))[1]  # type: ignore[method-assign]
+    for step in range(2):
+        trainer.step(step)
+    trainer.close()
+    assert seen == [0, 1, 2, 3]
 
 
 def test_a_mistake_is_told_once(arguments: list[str], tmp_path: Path) -> None:
