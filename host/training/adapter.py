@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,79 +12,108 @@ from safetensors import safe_open
 from safetensors.torch import save
 from systolora.errors import UserError
 from systolora.files import write_atomically
+from systolora.models.layouts import SD_LAYOUT, Layout
 from torch import Tensor, nn
 
+from .adapted import adapted_names, target_modules
 from .objective import finite
 from .settings import TrainSettings
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 INTLORA_FILE = "intlora_adapter.safetensors"
 SETTINGS_KEY = "systolora"
-_MODULES = {
-    "kv": ["attn2.to_k", "attn2.to_v"],
-    "attention": ["to_q", "to_k", "to_v", "to_out.0"],
-}
+PEFT_FILE = "peft/adapter_model.safetensors"
+_PEFT_CONFIG = "adapter_config.json"
 
 
-def add_adapter(unet: nn.Module, settings: TrainSettings) -> None:
-    """Gives the U-Net a LoRA adapter with first values that depend on the seed alone.
+def add_adapter(model: nn.Module, settings: TrainSettings) -> None:
+    """Gives a model a LoRA adapter with first values that depend on the seed alone.
 
     Raises:
         UserError: if the model has no layer of that kind.
     """
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
+    names = adapted_names(model, settings.adapted)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.lora_alpha,
+        use_rslora=settings.rslora,
         init_lora_weights="gaussian",
-        target_modules=_MODULES[settings.adapted],
+        target_modules=target_modules(names, (name for name, _ in model.named_modules())),
     )
     torch.manual_seed(settings.seed)
-    try:
-        unet.add_adapter(config)  # type: ignore[operator]
-    except ValueError:
-        raise UserError(
-            f"--model: its U-Net has no layers named {', '.join(_MODULES[settings.adapted])} to adapt"
-        ) from None
+    if hasattr(model, "add_adapter"):
+        model.add_adapter(config)
+    else:  # PixArt's transformer
+        inject_adapter_in_model(config, model)
 
 
-def adapter_tensors(unet: nn.Module) -> dict[str, Tensor]:
-    """The adapter's tensors under the names that diffusers and peft load."""
+def adapter_tensors(model: nn.Module, part: str = "unet") -> dict[str, Tensor]:
+    """The adapter's tensors under the names that diffusers and peft load.
+
+    Args:
+        part: of the pipeline, whose name begins them. Those of a U-Net have diffusers' old names, those of a transformer peft's.
+    """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
-    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    return {f"unet.{name}": tensor.detach().float().contiguous() for name, tensor in state.items()}
+    state = get_peft_model_state_dict(model)
+    if part == "unet":
+        state = convert_state_dict_to_diffusers(state)
+    return {f"{part}.{name}": tensor.detach().float().contiguous() for name, tensor in state.items()}
 
 
-def save_adapter(unet: nn.Module, folder: Path, settings: TrainSettings) -> Path:
+def save_adapter(model: nn.Module, folder: Path, settings: TrainSettings, layout: Layout = SD_LAYOUT) -> Path:
     """Writes the adapter as `pytorch_lora_weights.safetensors`, with peft's configuration and the settings in its header.
 
-    The file is written in one step and read back. It names the model's folder, but no path of this computer.
+    For pipelines that cannot load that, the adapter is also written as peft's `PeftModel.from_pretrained` reads it, in `peft/`.
+    The files are written in one step and read back. They name the model's folder, but no path of this computer.
 
     Raises:
         UserError: if a factor holds a NaN or an infinity, or every `up` factor is zero: the adapter would do nothing.
         OSError: if it cannot be written.
     """
-    tensors = adapter_tensors(unet)
+    tensors = adapter_tensors(model, layout.trained)
     if not finite(tensors.values()):
         raise UserError("the adapter holds values that are not finite and is not written: lower --learning-rate")
-    if not any(tensor.any() for name, tensor in tensors.items() if ".lora.up." in name):
+    if not any(tensor.any() for name, tensor in tensors.items() if ".lora.up." in name or ".lora_B." in name):
         raise UserError("the adapter is still all zero after training: raise --learning-rate or --steps")
-    path = folder / ADAPTER_FILE
-    write_atomically(path, save(tensors, metadata=_header(unet, settings)))
+    if layout.keeps_peft:
+        _save_peft(model, folder, settings)
+    return _write(folder / ADAPTER_FILE, tensors, _header({layout.trained: model}, settings))
+
+
+def _save_peft(model: nn.Module, folder: Path, settings: TrainSettings) -> None:
+    from peft.utils import get_peft_model_state_dict
+
+    tensors = {f"base_model.model.{name}": value for name, value in get_peft_model_state_dict(model).items()}
+    path = folder / PEFT_FILE
+    path.parent.mkdir(exist_ok=True)
+    config = json.dumps(_peft_config(model), sort_keys=True, indent=2, default=str)
+    write_atomically(path.parent / _PEFT_CONFIG, config.encode())
+    _write(path, tensors, _header({}, settings))
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> Path:
+    plain = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(plain, metadata=header))
     with safe_open(str(path), framework="pt") as file:
         if set(file.keys()) != set(tensors):
             raise RuntimeError(f"{path}: what was read back is not what was written; check the disk")
     return path
 
 
-def _header(unet: Any, settings: TrainSettings) -> dict[str, str]:
-    (config,) = unet.peft_config.values()
-    # peft may note where the base model was loaded from.
+def _peft_config(model: Any) -> dict[str, Any]:
+    """Of the model's adapter; peft may note where the base model was loaded from."""
+    (config,) = model.peft_config.values()
     known = config.to_dict() | {"base_model_name_or_path": None}
-    peft = {f"unet.{name}": _plain(value) for name, value in known.items()}
+    return {name: _plain(value) for name, value in known.items()}
+
+
+def _header(models: Mapping[str, nn.Module], settings: TrainSettings) -> dict[str, str]:
+    """Of an adapter's file: peft's configuration of each adapted part of the pipeline, and the settings."""
+    peft = {f"{part}.{name}": value for part, model in models.items() for name, value in _peft_config(model).items()}
     return {
         "format": "pt",
         "lora_adapter_metadata": json.dumps(peft, sort_keys=True, default=str),

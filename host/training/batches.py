@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from systolora.errors import UserError
-from systolora.models.encoding import PICTURES_AT_ONCE, caption_lengths, caption_limit, encode_captions, encode_pictures
+from systolora.models.encoding import PICTURES_AT_ONCE, encode_pictures
+from systolora.models.family import View
 from systolora.models.pipeline import PipelineParts
 from torch import Tensor
 
 from .captions import CaptionedPicture, find_pictures, folder_notes, names_of
-from .pictures import check_pictures, load_picture, parse_colour
+from .pictures import check_pictures, load_picture, parse_colour, picture_size
 from .settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class EncodedPictures:
-    """The data set as the U-Net sees it, encoded once.
+    """The data set as the model sees it, encoded once.
 
     Attributes:
         mean, deviation: latents, float32 [flips, pictures, channels, height, width]; flips is 1, or 2 with mirrored pictures.
         text: float32 [pictures, tokens, width]. empty: float32 [tokens, width], of the empty caption.
         notes: what the user should know of the pictures and captions, a line each.
+        told: what else the model is told of each picture and its caption, [pictures, ...] by name, as its family does.
+        empty_told: of the empty caption, [...] by name; what is not named depends on the picture alone.
     """
 
     mean: Tensor
@@ -34,6 +37,8 @@ class EncodedPictures:
     text: Tensor
     empty: Tensor
     notes: tuple[str, ...] = ()
+    told: Mapping[str, Tensor] = field(default_factory=dict)
+    empty_told: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -43,16 +48,24 @@ class EncodedPictures:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: latents, noise [batch, channels, height, width]; timesteps [batch]; text [batch, tokens, width]."""
+    """One micro-batch: latents, noise [batch, channels, height, width]; timesteps [batch]; text [batch, tokens, width]; told: what
+    else the model is told, [batch, ...] by name."""
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     text: Tensor
+    told: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """All that the model is told beside noisy latents and time, as `Family.predict` takes it."""
+        return {"text": self.text, **self.told}
 
     def part(self, rank: int, world: int) -> Batch:
         """The share of process `rank` of `world`: every world-th picture."""
-        return Batch(*(tensor[rank::world] for tensor in (self.latents, self.noise, self.timesteps, self.text)))
+        shares = (tensor[rank::world] for tensor in (self.latents, self.noise, self.timesteps, self.text))
+        return Batch(*shares, {name: tensor[rank::world] for name, tensor in self.told.items()})
 
 
 def encode_data(
@@ -71,7 +84,10 @@ def encode_data(
     pictures = find_pictures(folder, settings.prompt)
     paths = [picture.path for picture in pictures]
     notes = [*folder_notes(folder, pictures), *check_pictures(paths, background), *_cut_captions(parts, pictures)]
-    text = encode_captions(parts.tokenizer, parts.text_encoder, [*(picture.caption for picture in pictures), ""])
+    rows = parts.encode([*(picture.caption for picture in pictures), ""])
+    text = rows.pop("text")
+    views = [View(*picture_size(path), resolution) for path in paths]
+    added = parts.family.added(parts.unet, views, settings.guidance)
     means, deviations = [], []
     for start in range(0, len(paths), PICTURES_AT_ONCE):
         if on_picture:
@@ -83,7 +99,15 @@ def encode_data(
         deviations.append(deviation)
     if on_picture:
         on_picture(len(paths), len(paths))
-    return EncodedPictures(torch.cat(means, 1), torch.cat(deviations, 1), text[:-1], text[-1], tuple(notes))
+    return EncodedPictures(
+        torch.cat(means, 1),
+        torch.cat(deviations, 1),
+        text[:-1],
+        text[-1],
+        tuple(notes),
+        told={name: tensor[:-1] for name, tensor in rows.items()} | added,
+        empty_told={name: tensor[-1] for name, tensor in rows.items()},
+    )
 
 
 def _encode_views(vae: Any, pixels: Tensor, flip: bool, paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
@@ -101,9 +125,8 @@ def _encode_views(vae: Any, pixels: Tensor, flip: bool, paths: Sequence[Path]) -
 
 
 def _cut_captions(parts: PipelineParts, pictures: Sequence[CaptionedPicture]) -> list[str]:
-    limit = caption_limit(parts.tokenizer, parts.text_encoder)
-    lengths = caption_lengths(parts.tokenizer, [picture.caption for picture in pictures])
-    cut = [picture.path for picture, length in zip(pictures, lengths, strict=True) if length > limit]
+    limit, longer = parts.cut([picture.caption for picture in pictures])
+    cut = [picture.path for picture, long in zip(pictures, longer, strict=True) if long]
     return [f"captions of more than {limit} tokens, the model's most, are cut: {names_of(cut)}"] if cut else []
 
 
@@ -113,11 +136,17 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def draw_batch(data: EncodedPictures, settings: TrainSettings, timesteps: int, step: int, micro: int) -> Batch:
+def draw_batch(
+    data: EncodedPictures,
+    settings: TrainSettings,
+    draw_times: Callable[[int, torch.Generator], Tensor],
+    step: int,
+    micro: int,
+) -> Batch:
     """Micro-batch `micro` of optimizer step `step`; every picture comes once an epoch, in an order of its own.
 
     Args:
-        timesteps: length of the noise schedule.
+        draw_times: of the objective: (count, random) -> timesteps.
     """
     size = settings.batch
     first = (step * settings.accumulation + micro) * size
@@ -129,10 +158,16 @@ def draw_batch(data: EncodedPictures, settings: TrainSettings, timesteps: int, s
     noise = torch.randn(mean.shape, generator=random)
     if settings.noise_offset:
         noise = noise + settings.noise_offset * torch.randn(*mean.shape[:2], 1, 1, generator=random)
-    when = torch.randint(timesteps, (size,), generator=random)
+    when = draw_times(size, random)
     dropped = torch.rand(size, generator=random) < settings.caption_dropout
-    text = torch.where(dropped[:, None, None], data.empty, data.text[chosen])
-    return Batch(latents, noise, when, text)
+    told = {name: tensor[chosen] for name, tensor in data.told.items()}
+    told |= {name: _or_empty(dropped, told[name], empty) for name, empty in data.empty_told.items()}
+    return Batch(latents, noise, when, _or_empty(dropped, data.text[chosen], data.empty), told)
+
+
+def _or_empty(dropped: Tensor, rows: Tensor, empty: Tensor) -> Tensor:
+    """`rows` [batch, ...] with `empty` [...] where `dropped` [batch]."""
+    return torch.where(dropped.view(-1, *(1,) * empty.ndim), empty, rows)
 
 
 def _picture_number(count: int, seed: int, position: int) -> int:

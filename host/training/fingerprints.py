@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from systolora.errors import UserError
+from systolora.models.layouts import PARTS
 
 from .captions import CaptionedPicture
 
-MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".txt", ".model"})
 _SHOWN = 3
 
@@ -24,7 +24,7 @@ Fingerprint = Mapping[str, str]
 
 def model_fingerprint(folder: Path) -> dict[str, str]:
     """The files of a pipeline folder that training reads; empty if there is no such folder."""
-    paths = [folder / "model_index.json", *(path for part in MODEL_PARTS for path in (folder / part).glob("**/*"))]
+    paths = [folder / "model_index.json", *(path for part in PARTS for path in (folder / part).glob("**/*"))]
     files = sorted(path for path in paths if path.suffix in _SUFFIXES and path.is_file())
     return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
 

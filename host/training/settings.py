@@ -17,9 +17,10 @@ from systolora.intlora.settings import (
     IntLoraSettings,
     parse_remedies,
 )
-from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
+from systolora.offloading.target_names import ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
 from systolora.options import LARGEST_SEED, check_rules, merge_settings, setting
 
+from .patterns import split_patterns
 from .settings_file import load_settings_file
 
 _DATA, _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
@@ -41,7 +42,10 @@ class TrainSettings:
     """Settings of one fine-tuning run; each is an option of `systolora train` and a key of its YAML file."""
 
     model: str = setting(
-        "", "folder of a Stable Diffusion pipeline, as diffusers saves it", group=_DATA, needed="a pipeline folder"
+        "",
+        "folder of a pipeline, as diffusers saves it (docs/training.md has the families)",
+        group=_DATA,
+        needed="a pipeline folder",
     )
     data: str = setting(
         "",
@@ -63,10 +67,11 @@ class TrainSettings:
     )
     adapt: str = setting(
         "",
-        "layers that get an adapter: kv, attention; empty means kv for targets kv, else attention",
+        "layers that get an adapter: kv, attention, linear, all (convolutions too), or patterns of names between commas, or re:REGEX; "
+        "empty means kv for targets kv, else attention",
         group=_ADAPTER,
-        choices=("", *ADAPTED),
     )
+    rslora: bool = setting(False, "scaling is alpha / sqrt(rank) (rank-stabilized LoRA)", group=_ADAPTER)
     attention_products: bool = setting(False, ATTENTION_PRODUCTS_HELP, group=_ADAPTER)
     steps: int = setting(1000, "optimizer steps", group=_STEPS, above=0, most=_MOST_STEPS)
     batch: int = setting(1, "pictures per micro-batch, over all processes", group=_STEPS, above=0, most=65_536)
@@ -104,6 +109,18 @@ class TrainSettings:
         0.0, "strength of noise that is constant over a picture", group=_STEPS, least=0, most=1000
     )
     caption_dropout: float = setting(0.0, "share of captions replaced by the empty one", group=_DATA, least=0, most=1)
+    flow_density: str = setting(
+        "logit_normal",
+        "flow matching: density of the times that are drawn",
+        group=_STEPS,
+        choices=("logit_normal", "uniform", "mode"),
+    )
+    flow_weighting: str = setting(
+        "none", "flow matching: weight of the loss by time", group=_STEPS, choices=("none", "sigma_sqrt", "cosmap")
+    )
+    guidance: float = setting(
+        3.5, "guidance that a distilled model (Flux dev) is told in training", group=_STEPS, least=0, most=100
+    )
     precision: str = setting(
         "int8",
         "int8: GEMMs of the adapted layers run on the device; float32: all in torch",
@@ -220,13 +237,22 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     """
     if settings.method in INTLORA_METHODS:
         _ = settings.intlora  # refuses what is not allowed
+    if settings.method == "dora":
+        raise UserError(
+            "--method 'dora': the device has no step for DoRA's magnitudes; train with --method lora (--rslora for large ranks), "
+            "or with systolora.offload in a script of yours, where DoRA layers run in torch"
+        )
     check_rules(settings)
+    if settings.adapt not in TARGETS and settings.adapt:
+        split_patterns(settings.adapt)
     if settings.board:
         board_config(settings.board)
     if settings.emulated_board:
         _check_emulated(settings)
     if settings.method != "lora" and settings.targets in ("linear", "all"):
         raise UserError(f"--method {settings.method} goes with --targets kv or attention")
+    if settings.method != "lora" and settings.rslora:
+        raise UserError(f"--rslora goes with --method lora, not {settings.method}")
     if settings.attention_products and (settings.method != "lora" or settings.precision != "int8"):
         raise UserError("--attention-products goes with --method lora and --precision int8: leave it out")
     if settings.method == "lora":

@@ -1,4 +1,4 @@
-"""Fine-tuning of a Stable Diffusion U-Net with LoRA: `systolora train`, step by step.
+"""Fine-tuning of a latent diffusion model with LoRA: `systolora train`, step by step.
 
 One step: draw the micro-batches (a pure function of seed and step), predict, take gradients (GEMMs of the adapted layers run on the
 device), clip, AdamW. A checkpoint holds adapter, optimizer and the device's rounding state, so a run that was killed or interrupted
@@ -22,9 +22,10 @@ from systolora.models.pipeline import PipelineParts, load_parts
 
 from .adapter import add_adapter, save_adapter
 from .batches import EncodedPictures, draw_batch, encode_data, generator
+from .flow import objective_of
 from .folder import LOG_FILE, rescue
 from .interrupts import StopFlag, Stopped, signal_name
-from .objective import Objective, finite
+from .objective import finite
 from .optimization import NotFiniteError, Optimization
 from .parallel import Processes
 from .peak_memory import peak_bytes
@@ -88,7 +89,7 @@ class Trainer:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.parts = parts or load_parts(Path(settings.model))
-        self.objective = Objective(self.parts.noise, settings.snr_gamma)
+        self.objective = objective_of(self.parts, settings)
         self.data: EncodedPictures = encode_data(self.parts, settings, on_picture)
         self.notes += [f"note: {text}" for text in (*self.parts.notes, *self.data.notes)]
         self.unet = self.parts.unet
@@ -224,7 +225,7 @@ class Trainer:
         """The loss of a step, whose gradients then lie in the parameters."""
         settings, total = self.settings, 0.0
         for micro in range(settings.accumulation):
-            batch = draw_batch(self.data, settings, self.objective.timesteps, step, micro)
+            batch = draw_batch(self.data, settings, self.objective.draw_times, step, micro)
             loss = self.objective.loss(self.unet, batch.part(self.processes.rank, self.processes.world))
             (loss / settings.accumulation).backward()
             total += loss.item() / settings.accumulation
@@ -260,7 +261,7 @@ class Trainer:
     def _save(self, folder: Path) -> Path:
         """Writes what was trained: the LoRA, or IntLoRA's integer adapter in place of it. Returns where it is."""
         if self.settings.method == "lora":
-            return save_adapter(self.unet, folder, self.settings)
+            return save_adapter(self.unet, folder, self.settings, self.parts.family.layout)
         from .integers import save_integers
 
         return save_integers(self.unet, self.handle, folder)
