@@ -110,11 +110,16 @@ def make_sdxl(folder: Path) -> Path:
 
 
 def make_pixart(folder: Path, alpha: bool = True) -> Path:
-    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtTransformer2DModel
+    from diffusers import (
+        DPMSolverMultistepScheduler,
+        PixArtAlphaPipeline,
+        PixArtSigmaPipeline,
+        PixArtTransformer2DModel,
+    )
 
     tokenizer = t5_tokenizer()
     transformer = PixArtTransformer2DModel(
-        sample_size=SIDE // 2,
+        sample_size=128 if alpha else SIDE // 2,  # the pipeline takes 128 for the sign that there are added conditions
         num_layers=1,
         patch_size=2,
         attention_head_dim=8,
