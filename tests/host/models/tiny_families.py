@@ -85,6 +85,23 @@ def _unet(**own: Any) -> Any:
     return UNet2DConditionModel(**{**sizes, **own})
 
 
+def make_sd(folder: Path) -> Path:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    tokenizer = clip_tokenizer(folder.parent / "clip")
+    pipeline = StableDiffusionPipeline(
+        unet=_unet(cross_attention_dim=WIDTH),
+        vae=autoencoder(),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", steps_offset=1, clip_sample=False),
+        text_encoder=clip_encoder(tokenizer),
+        tokenizer=tokenizer,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return _saved(pipeline, folder)
+
+
 def make_sdxl(folder: Path) -> Path:
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
@@ -220,4 +237,4 @@ def make_family(name: str, folder: Path) -> Path:
     """The pipeline folder of a family, always with the same weights."""
     quiet_libraries()
     torch.manual_seed(0)
-    return MAKERS[name](folder)
+    return (make_sd if name == "sd" else MAKERS[name])(folder)
