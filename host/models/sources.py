@@ -62,7 +62,7 @@ def local_path(model: str, variant: str = "", option: str = "--model") -> Path:
     from huggingface_hub import constants
 
     quiet_libraries()
-    offline = constants.is_offline_mode() if hasattr(constants, "is_offline_mode") else constants.HF_HUB_OFFLINE
+    offline = bool(constants.HF_HUB_OFFLINE)
     try:
         return Path(DiffusionPipeline.download(name, variant=variant or None, local_files_only=offline))
     except Exception as error:  # the hub's client raises many kinds; each is a model that cannot be had

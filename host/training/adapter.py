@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import save
 from systolora.errors import UserError
 from systolora.files import write_atomically
 from systolora.models.layouts import SD_LAYOUT, Layout
+from systolora.models.pipeline import PipelineParts
 from torch import Tensor, nn
 
 from .adapted import adapted_names, target_modules
@@ -24,6 +26,9 @@ INTLORA_FILE = "intlora_adapter.safetensors"
 SETTINGS_KEY = "systolora"
 PEFT_FILE = "peft/adapter_model.safetensors"
 _PEFT_CONFIG = "adapter_config.json"
+_PRIVATE = frozenset({"data", "output", "class_data", "model_config"})
+"""Settings that name folders of the computer that trained it."""
+_CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def add_adapter(model: nn.Module, settings: TrainSettings) -> None:
@@ -32,16 +37,10 @@ def add_adapter(model: nn.Module, settings: TrainSettings) -> None:
     Raises:
         UserError: if the model has no layer of that kind.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
 
     names = adapted_names(model, settings.adapted)
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.lora_alpha,
-        use_rslora=settings.rslora,
-        init_lora_weights="gaussian",
-        target_modules=target_modules(names, (name for name, _ in model.named_modules())),
-    )
+    config = _lora(settings, target_modules(names, (name for name, _ in model.named_modules())))
     torch.manual_seed(settings.seed)
     if hasattr(model, "add_adapter"):
         model.add_adapter(config)
@@ -49,39 +48,87 @@ def add_adapter(model: nn.Module, settings: TrainSettings) -> None:
         inject_adapter_in_model(config, model)
 
 
-def adapter_tensors(model: nn.Module, part: str = "unet") -> dict[str, Tensor]:
+def _lora(settings: TrainSettings, modules: list[str]) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.lora_alpha,
+        use_rslora=settings.rslora,
+        init_lora_weights="gaussian",
+        target_modules=modules,
+    )
+
+
+def add_text_adapters(parts: PipelineParts, settings: TrainSettings) -> dict[str, nn.Module]:
+    """Gives the attention of a pipeline's CLIP text encoders an adapter of the same kind; T5 is left as it is.
+
+    Returns:
+        The text encoders that have one, by the name of their part.
+
+    Raises:
+        UserError: if there is no CLIP text encoder.
+    """
+    found: dict[str, nn.Module] = {}
+    for _, name in parts.family.layout.text:
+        encoder = parts.text_encoder if name == "text_encoder" else getattr(parts.pipe, name)
+        if type(encoder).__name__.startswith("CLIPTextModel"):
+            torch.manual_seed(settings.seed)
+            encoder.add_adapter(_lora(settings, list(_CLIP_ATTENTION)))
+            found[name] = encoder
+    if not found:
+        raise UserError(
+            f"--train-text-encoder: {parts.family.layout.title} has no CLIP text encoder, and T5 is not trained here; leave it out"
+        )
+    return found
+
+
+def adapter_tensors(model: nn.Module, part: str = "unet", old_names: bool = True) -> dict[str, Tensor]:
     """The adapter's tensors under the names that diffusers and peft load.
 
     Args:
-        part: of the pipeline, whose name begins them. Those of a U-Net have diffusers' old names, those of a transformer peft's.
+        part: of the pipeline, whose name begins them. old_names: diffusers' own, which U-Nets have; else peft's, which transformers have.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model)
-    if part == "unet":
+    if part.startswith("text_encoder"):  # other programs know its layers by the names that transformers 4 gave them
+        state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state.items()}
+    if old_names:
         state = convert_state_dict_to_diffusers(state)
     return {f"{part}.{name}": tensor.detach().float().contiguous() for name, tensor in state.items()}
 
 
-def save_adapter(model: nn.Module, folder: Path, settings: TrainSettings, layout: Layout = SD_LAYOUT) -> Path:
+def save_adapter(
+    model: nn.Module,
+    folder: Path,
+    settings: TrainSettings,
+    layout: Layout = SD_LAYOUT,
+    text: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> Path:
     """Writes the adapter as `pytorch_lora_weights.safetensors`, with peft's configuration and the settings in its header.
 
     For pipelines that cannot load that, the adapter is also written as peft's `PeftModel.from_pretrained` reads it, in `peft/`.
+    Args:
+        text: text encoders that have an adapter too, by the name of their part.
+
     The files are written in one step and read back. They name the model's folder, but no path of this computer.
 
     Raises:
         UserError: if a factor holds a NaN or an infinity, or every `up` factor is zero: the adapter would do nothing.
         OSError: if it cannot be written.
     """
-    tensors = adapter_tensors(model, layout.trained)
+    tensors: dict[str, Tensor] = {}
+    for part, adapted in {layout.trained: model, **text}.items():
+        tensors |= adapter_tensors(adapted, part, layout.trained == "unet")
     if not finite(tensors.values()):
         raise UserError("the adapter holds values that are not finite and is not written: lower --learning-rate")
     if not any(tensor.any() for name, tensor in tensors.items() if ".lora.up." in name or ".lora_B." in name):
         raise UserError("the adapter is still all zero after training: raise --learning-rate or --steps")
     if layout.keeps_peft:
         _save_peft(model, folder, settings)
-    return _write(folder / ADAPTER_FILE, tensors, _header({layout.trained: model}, settings))
+    return _write(folder / ADAPTER_FILE, tensors, _header({layout.trained: model, **text}, settings))
 
 
 def _save_peft(model: nn.Module, folder: Path, settings: TrainSettings) -> None:
@@ -123,7 +170,7 @@ def _header(models: Mapping[str, nn.Module], settings: TrainSettings) -> dict[st
 
 def public_settings(settings: TrainSettings) -> dict[str, Any]:
     """The settings as they may stand in a file that is given away: of the model's folder the name, of the others nothing."""
-    own = {name: value for name, value in settings.as_dict().items() if name not in ("data", "output")}
+    own = {name: value for name, value in settings.as_dict().items() if name not in _PRIVATE}
     return own | {"model": Path(settings.model).resolve().name}
 
 

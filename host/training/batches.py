@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class EncodedPictures:
         notes: what the user should know of the pictures and captions, a line each.
         told: what else the model is told of each picture and its caption, [pictures, ...] by name, as its family does.
         empty_told: of the empty caption, [...] by name; what is not named depends on the picture alone.
+        captions: of the pictures, for text encoders that are trained.
     """
 
     mean: Tensor
@@ -39,6 +40,7 @@ class EncodedPictures:
     notes: tuple[str, ...] = ()
     told: Mapping[str, Tensor] = field(default_factory=dict)
     empty_told: Mapping[str, Tensor] = field(default_factory=dict)
+    captions: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -49,13 +51,14 @@ class EncodedPictures:
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch: latents, noise [batch, channels, height, width]; timesteps [batch]; text [batch, tokens, width]; told: what
-    else the model is told, [batch, ...] by name."""
+    else the model is told, [batch, ...] by name; captions: what the text is of."""
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     text: Tensor
     told: Mapping[str, Tensor] = field(default_factory=dict)
+    captions: tuple[str, ...] = ()
 
     @property
     def rows(self) -> dict[str, Tensor]:
@@ -65,7 +68,13 @@ class Batch:
     def part(self, rank: int, world: int) -> Batch:
         """The share of process `rank` of `world`: every world-th picture."""
         shares = (tensor[rank::world] for tensor in (self.latents, self.noise, self.timesteps, self.text))
-        return Batch(*shares, {name: tensor[rank::world] for name, tensor in self.told.items()})
+        told = {name: tensor[rank::world] for name, tensor in self.told.items()}
+        return Batch(*shares, told, self.captions[rank::world])
+
+    def encoded_anew(self, parts: PipelineParts) -> Batch:
+        """With the text of its captions as the text encoders give it now, with gradients."""
+        rows = parts.family.encode(parts, list(self.captions))
+        return replace(self, text=rows.pop("text"), told={**self.told, **rows})
 
 
 def encode_data(
@@ -107,6 +116,7 @@ def encode_data(
         tuple(notes),
         told={name: tensor[:-1] for name, tensor in rows.items()} | added,
         empty_told={name: tensor[-1] for name, tensor in rows.items()},
+        captions=tuple(picture.caption for picture in pictures),
     )
 
 
@@ -142,16 +152,17 @@ def draw_batch(
     draw_times: Callable[[int, torch.Generator], Tensor],
     step: int,
     micro: int,
+    kind: str = "",
 ) -> Batch:
     """Micro-batch `micro` of optimizer step `step`; every picture comes once an epoch, in an order of its own.
 
     Args:
-        draw_times: of the objective: (count, random) -> timesteps.
+        draw_times: of the objective: (count, random) -> timesteps. kind: begins the name of the random numbers, for other data.
     """
     size = settings.batch
     first = (step * settings.accumulation + micro) * size
-    chosen = [_picture_number(data.count, settings.seed, first + i) for i in range(size)]
-    random = generator("batch", settings.seed, step, micro)
+    chosen = [_picture_number(data.count, settings.seed, first + i, kind) for i in range(size)]
+    random = generator(f"{kind}batch", settings.seed, step, micro)
     flip = torch.randint(data.mean.shape[0], (size,), generator=random)
     mean, deviation = data.mean[flip, chosen], data.deviation[flip, chosen]
     latents = mean + deviation * torch.randn(mean.shape, generator=random)
@@ -162,7 +173,12 @@ def draw_batch(
     dropped = torch.rand(size, generator=random) < settings.caption_dropout
     told = {name: tensor[chosen] for name, tensor in data.told.items()}
     told |= {name: _or_empty(dropped, told[name], empty) for name, empty in data.empty_told.items()}
-    return Batch(latents, noise, when, _or_empty(dropped, data.text[chosen], data.empty), told)
+    said = (
+        tuple("" if gone else data.captions[n] for n, gone in zip(chosen, dropped, strict=True))
+        if data.captions
+        else ()
+    )
+    return Batch(latents, noise, when, _or_empty(dropped, data.text[chosen], data.empty), told, said)
 
 
 def _or_empty(dropped: Tensor, rows: Tensor, empty: Tensor) -> Tensor:
@@ -170,6 +186,6 @@ def _or_empty(dropped: Tensor, rows: Tensor, empty: Tensor) -> Tensor:
     return torch.where(dropped.view(-1, *(1,) * empty.ndim), empty, rows)
 
 
-def _picture_number(count: int, seed: int, position: int) -> int:
+def _picture_number(count: int, seed: int, position: int, kind: str) -> int:
     epoch, place = divmod(position, count)
-    return int(torch.randperm(count, generator=generator("order", seed, epoch))[place])
+    return int(torch.randperm(count, generator=generator(f"{kind}order", seed, epoch))[place])

@@ -21,12 +21,17 @@ class Optimization:
     """The optimizer of a run.
 
     Attributes:
-        named: parameters of the adapter by name; all others are frozen. optimizer: torch's AdamW over them, in that order.
+        named: parameters of the adapters by name; all others are frozen. optimizer: torch's AdamW over them, in that order.
     """
 
-    def __init__(self, model: nn.Module, settings: TrainSettings) -> None:
+    def __init__(self, model: nn.Module, settings: TrainSettings, text: Mapping[str, nn.Module] | None = None) -> None:
+        """text: text encoders that are trained too; their names begin those of their parameters."""
+        models = {"": model, **{f"{name}.": encoder for name, encoder in (text or {}).items()}}
         self.named: Mapping[str, nn.Parameter] = {
-            name: value for name, value in model.named_parameters() if value.requires_grad
+            f"{above}{name}": value
+            for above, part in models.items()
+            for name, value in part.named_parameters()
+            if value.requires_grad
         }
         self.parameters = list(self.named.values())
         self.optimizer = torch.optim.AdamW(

@@ -18,13 +18,14 @@ from systolora.intlora.settings import (
     parse_remedies,
 )
 from systolora.offloading.target_names import ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
-from systolora.options import LARGEST_SEED, check_rules, merge_settings, setting
+from systolora.options import LARGEST_SEED, check_rules, merge_settings, option_name, setting
 
 from .patterns import split_patterns
 from .settings_file import load_settings_file
 
-_DATA, _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
+_DATA, _PRIOR, _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
     "Model and pictures",
+    "Prior preservation",
     "Adapter",
     "Training",
     "Device",
@@ -43,9 +44,13 @@ class TrainSettings:
 
     model: str = setting(
         "",
-        "folder of a pipeline, as diffusers saves it (docs/training.md has the families)",
+        "pipeline folder as diffusers saves it, .safetensors file, or hub:OWNER/NAME (families: docs/training.md)",
         group=_DATA,
         needed="a pipeline folder",
+    )
+    variant: str = setting("", "variant of the weight files, such as fp16, where a part has it", group=_DATA)
+    model_config: str = setting(
+        "", "for a .safetensors file: pipeline folder with its configurations and tokenizers", group=_DATA
     )
     data: str = setting(
         "",
@@ -55,6 +60,19 @@ class TrainSettings:
     )
     output: str = setting("", "folder for the adapter, checkpoints and log", group=_DATA, needed="a folder to write to")
     prompt: str = setting("", "one caption for all pictures that have none of their own", group=_DATA)
+    class_prompt: str = setting(
+        "", "prior preservation: what the class of the subject is called; empty turns it off", group=_PRIOR
+    )
+    class_data: str = setting(
+        "", "folder of pictures of the class; empty: class_pictures in the output folder", group=_PRIOR
+    )
+    class_images: int = setting(
+        100, "pictures of the class; the model generates those that are missing", group=_PRIOR, above=0, most=100_000
+    )
+    class_steps: int = setting(
+        0, "denoising steps for each; 0: as many as its pipeline takes", group=_PRIOR, least=0, most=10_000
+    )
+    prior_weight: float = setting(1.0, "weight of the loss on the class", group=_PRIOR, above=0, most=1000)
     rank: int = setting(4, "rank of the adapter", group=_ADAPTER, above=0, most=8192)
     alpha: float = setting(
         0.0, "scaling is alpha / rank; 0 means alpha = rank", group=_ADAPTER, least=0, most=1_000_000
@@ -72,6 +90,9 @@ class TrainSettings:
         group=_ADAPTER,
     )
     rslora: bool = setting(False, "scaling is alpha / sqrt(rank) (rank-stabilized LoRA)", group=_ADAPTER)
+    train_text_encoder: bool = setting(
+        False, "also adapt the attention of the CLIP text encoders, in torch", group=_ADAPTER
+    )
     attention_products: bool = setting(False, ATTENTION_PRODUCTS_HELP, group=_ADAPTER)
     steps: int = setting(1000, "optimizer steps", group=_STEPS, above=0, most=_MOST_STEPS)
     batch: int = setting(1, "pictures per micro-batch, over all processes", group=_STEPS, above=0, most=65_536)
@@ -251,8 +272,15 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         _check_emulated(settings)
     if settings.method != "lora" and settings.targets in ("linear", "all"):
         raise UserError(f"--method {settings.method} goes with --targets kv or attention")
-    if settings.method != "lora" and settings.rslora:
-        raise UserError(f"--rslora goes with --method lora, not {settings.method}")
+    for name in ("rslora", "train_text_encoder"):
+        if settings.method != "lora" and getattr(settings, name):
+            raise UserError(f"{option_name(name)} goes with --method lora, not {settings.method}")
+    if not settings.class_prompt:
+        for name in ("class_data", "class_images", "class_steps", "prior_weight"):
+            if getattr(settings, name) != getattr(TrainSettings(), name):
+                raise UserError(
+                    f"{option_name(name)} {getattr(settings, name)}: it goes with --class-prompt, which is missing"
+                )
     if settings.attention_products and (settings.method != "lora" or settings.precision != "int8"):
         raise UserError("--attention-products goes with --method lora and --precision int8: leave it out")
     if settings.method == "lora":

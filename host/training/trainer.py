@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from systolora.errors import UserError
-from systolora.models.pipeline import PipelineParts, load_parts
+from systolora.models.pipeline import PipelineParts
+from systolora.models.sources import load_model
 
-from .adapter import add_adapter, save_adapter
-from .batches import EncodedPictures, draw_batch, encode_data, generator
+from .adapter import add_adapter, add_text_adapters, save_adapter
+from .batches import Batch, EncodedPictures, draw_batch, encode_data, generator
 from .flow import objective_of
 from .folder import LOG_FILE, rescue
 from .interrupts import StopFlag, Stopped, signal_name
@@ -29,6 +30,7 @@ from .objective import finite
 from .optimization import NotFiniteError, Optimization
 from .parallel import Processes
 from .peak_memory import peak_bytes
+from .prior import encode_class, make_class_pictures
 from .records import Records
 from .reports import StepReport, TrainResult
 from .settings import TrainSettings, check_settings
@@ -88,20 +90,30 @@ class Trainer:
             self.records.open_folder()
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.parts = parts or load_parts(Path(settings.model))
+        self.parts = parts or load_model(settings.model, settings.variant, settings.model_config)
         self.objective = objective_of(self.parts, settings)
         self.data: EncodedPictures = encode_data(self.parts, settings, on_picture)
+        self.prior = self._prepare_prior(on_picture) if settings.class_prompt else None
         self.notes += [f"note: {text}" for text in (*self.parts.notes, *self.data.notes)]
         self.unet = self.parts.unet
         add_adapter(self.unet, settings)
+        self.text = add_text_adapters(self.parts, settings) if settings.train_text_encoder else {}
         if settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.unet.train()
         self.handle = self._offload() if settings.precision == "int8" or settings.method != "lora" else None
-        self.optimization = Optimization(self.unet, settings)
+        self.optimization = Optimization(self.unet, settings, self.text)
         self.start = self._restore()
         if self.processes.first:
             self.records.begin(self.start, self.optimization.bytes)
+
+    def _prepare_prior(self, on_picture: Callable[[int, int], None] | None) -> EncodedPictures:
+        """The pictures of the class; the first process generates those that are missing."""
+        if self.processes.first:
+            notes = make_class_pictures(self.parts, self.settings, on_picture)
+            self.notes += [f"note: {text}" for text in notes]
+        self.processes.largest(0)  # the others wait for them
+        return encode_class(self.parts, self.settings)
 
     def _offload(self) -> Any:
         from systolora.offloading.model import offload
@@ -225,8 +237,10 @@ class Trainer:
         """The loss of a step, whose gradients then lie in the parameters."""
         settings, total = self.settings, 0.0
         for micro in range(settings.accumulation):
-            batch = draw_batch(self.data, settings, self.objective.draw_times, step, micro)
-            loss = self.objective.loss(self.unet, batch.part(self.processes.rank, self.processes.world))
+            loss = self._loss(draw_batch(self.data, settings, self.objective.draw_times, step, micro))
+            if self.prior:
+                known = draw_batch(self.prior, settings, self.objective.draw_times, step, micro, "class ")
+                loss = loss + settings.prior_weight * self._loss(known)
             (loss / settings.accumulation).backward()
             total += loss.item() / settings.accumulation
         total = self.processes.mean_of(total)
@@ -234,6 +248,11 @@ class Trainer:
             raise NotFiniteError(f"the loss of step {step + 1} is {total}")
         self.processes.average_gradients(self.parameters)
         return total
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        """Of this process's share of a micro-batch."""
+        batch = batch.part(self.processes.rank, self.processes.world)
+        return self.objective.loss(self.unet, batch.encoded_anew(self.parts) if self.text else batch)
 
     def checkpoint(self, step: int) -> None:
         """Writes the state after `step` steps.
@@ -261,7 +280,7 @@ class Trainer:
     def _save(self, folder: Path) -> Path:
         """Writes what was trained: the LoRA, or IntLoRA's integer adapter in place of it. Returns where it is."""
         if self.settings.method == "lora":
-            return save_adapter(self.unet, folder, self.settings, self.parts.family.layout)
+            return save_adapter(self.unet, folder, self.settings, self.parts.family.layout, self.text)
         from .integers import save_integers
 
         return save_integers(self.unet, self.handle, folder)
