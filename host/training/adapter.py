@@ -87,7 +87,7 @@ def adapter_tensors(model: nn.Module, part: str = "unet", old_names: bool = True
     """The adapter's tensors under the names that diffusers and peft load.
 
     Args:
-        part: of the pipeline, whose name begins them. old_names: diffusers' own, which U-Nets have; else peft's, which transformers have.
+        part: of the pipeline, whose name begins them. old_names: diffusers' own, which the attention of U-Nets has; else peft's.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
@@ -96,7 +96,9 @@ def adapter_tensors(model: nn.Module, part: str = "unet", old_names: bool = True
     if part.startswith("text_encoder"):  # other programs know its layers by the names that transformers 4 gave them
         state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state.items()}
     if old_names:
-        state = convert_state_dict_to_diffusers(state)
+        old = convert_state_dict_to_diffusers(state)
+        # It knows attention's layers alone, and diffusers, which loads either kind of names, drops the one of a mixture.
+        state = state if any(".lora_A." in name for name in old) else old
     return {f"{part}.{name}": tensor.detach().float().contiguous() for name, tensor in state.items()}
 
 
