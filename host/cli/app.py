@@ -65,7 +65,7 @@ def train(
     json: Json = False,
     **given: Any,
 ) -> None:
-    """Fine-tune a Stable Diffusion pipeline with LoRA; GEMMs of the adapted layers run in INT8 on the device."""
+    """Fine-tune a text-to-image pipeline (SD, SDXL, PixArt, SD 3, Flux) with LoRA; GEMMs of the adapted layers run in INT8 on the device."""
     settings = read_settings(config, given)
     from .train import run_training
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,28 +69,46 @@ def encode_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str]) 
     Raises:
         UserError: if tokenizer and text encoder do not go together, or a text gives values that are not finite.
     """
-    unique = list(dict.fromkeys(captions))
+    return encode_rows(lambda some: {"text": embed_captions(tokenizer, text_encoder, some)}, captions)["text"]
+
+
+def embed_captions(tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> Tensor:
+    """As `encode_captions`, of a few captions at once and with gradients.
+
+    Raises:
+        UserError: if tokenizer and text encoder do not go together.
+    """
     limit = caption_limit(tokenizer, text_encoder)
-    rows = []
-    for start in range(0, len(unique), CAPTIONS_AT_ONCE):
-        tokens = tokenizer(
-            unique[start : start + CAPTIONS_AT_ONCE],
-            padding="max_length",
-            max_length=limit,
-            truncation=True,
-            return_tensors="pt",
+    tokens = tokenizer(list(captions), padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+    check_tokens(text_encoder, int(tokens.input_ids.max()))
+    embedded: Tensor = text_encoder(tokens.input_ids)[0]
+    return embedded
+
+
+def check_tokens(text_encoder: Any, largest: int) -> None:
+    """Raises UserError if a text encoder does not know the largest token that its tokenizer gives."""
+    if largest >= text_encoder.config.vocab_size:
+        raise UserError(
+            f"--model: its tokenizer gives token {largest}, where its text encoder knows {text_encoder.config.vocab_size}; "
+            "the two are of different models"
         )
-        largest = int(tokens.input_ids.max())
-        if largest >= text_encoder.config.vocab_size:
-            raise UserError(
-                f"--model: its tokenizer gives token {largest}, where its text encoder knows {text_encoder.config.vocab_size}; "
-                "the two are of different models"
-            )
-        rows.append(text_encoder(tokens.input_ids)[0])
-    embedded = torch.cat(rows)
-    bad = (~embedded.isfinite()).flatten(1).any(1)
-    if bad.any():
-        caption = unique[int(bad.nonzero()[0])]
-        raise UserError(f"--model: its text encoder gives values that are not finite for {caption[:60]!r}")
+
+
+@torch.no_grad()
+def encode_rows(encode: Callable[[list[str]], dict[str, Tensor]], captions: Sequence[str]) -> dict[str, Tensor]:
+    """What `encode` gives for all captions, a few at once and each text once; one row per caption in every tensor.
+
+    Raises:
+        UserError: if a text gives values that are not finite.
+    """
+    unique = list(dict.fromkeys(captions))
+    found = [encode(unique[at : at + CAPTIONS_AT_ONCE]) for at in range(0, len(unique), CAPTIONS_AT_ONCE)]
+    rows = {name: torch.cat([some[name] for some in found]) for name in found[0]}
+    for tensor in rows.values():
+        bad = (~tensor.isfinite()).flatten(1).any(1)
+        if bad.any():
+            caption = unique[int(bad.nonzero()[0])]
+            raise UserError(f"--model: its text encoder gives values that are not finite for {caption[:60]!r}")
     place = {caption: number for number, caption in enumerate(unique)}
-    return embedded[[place[caption] for caption in captions]]
+    order = [place[caption] for caption in captions]
+    return {name: tensor[order] for name, tensor in rows.items()}

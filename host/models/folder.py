@@ -13,17 +13,10 @@ from typing import Any
 from systolora.errors import UserError
 from systolora.files import read_utf8
 
-SUPPORTED = "StableDiffusionPipeline"
+from .layouts import PIPELINES, Layout
+
 INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
-# The file that a part must have, and whether it has weights.
-_PARTS = {
-    "unet": ("config.json", True),
-    "vae": ("config.json", True),
-    "text_encoder": ("config.json", True),
-    "tokenizer": ("", False),  # which files it has differs by version
-    "scheduler": ("scheduler_config.json", False),
-}
 # model.safetensors, model.fp16.safetensors, model.fp16-00001-of-00002.safetensors and, older, model-00001-of-00002.fp16.safetensors
 _SHARD = r"(?:-\d+-of-\d+)?"
 _WEIGHTS = re.compile(
@@ -49,13 +42,32 @@ class FolderPart:
     safetensors: bool = True
 
 
-def read_folder(folder: Path) -> dict[str, FolderPart]:
-    """The parts that training needs, by name; each is there and has weights.
+def read_folder(folder: Path, variant: str = "") -> dict[str, FolderPart]:
+    """The parts that training needs, by name; each is there and has weights. Parts that the family may lack are left out.
 
     Where a part has weights of one variant alone (model.fp16.safetensors), that variant is taken.
 
+    Args:
+        variant: takes the weights of this variant where a part has them.
+
     Raises:
         UserError: for a missing folder, one that is no pipeline, another kind of pipeline, or a part that is missing or broken.
+    """
+    layout = folder_layout(folder)
+    index = read_json(folder / INDEX)
+    absent = {name for name in layout.optional if index.get(name, [None, None]) == [None, None]}
+    names = [name for name in layout.parts if name not in absent]
+    parts = {name: _read_part(folder, name, index.get(name), layout, variant) for name in names}
+    if variant and not any(part.variant == variant for part in parts.values()):
+        raise UserError(f"--variant {variant}: no part of {folder} has weights of that variant; leave it out")
+    return parts
+
+
+def folder_layout(folder: Path) -> Layout:
+    """What kind of pipeline a folder holds.
+
+    Raises:
+        UserError: for a missing folder, one that is no pipeline, or a kind that is not trained.
     """
     if not os.path.isdir(folder):
         raise UserError(
@@ -65,19 +77,23 @@ def read_folder(folder: Path) -> dict[str, FolderPart]:
         raise UserError(
             f"--model {folder}: no {INDEX} in it, so it is no pipeline folder; give the folder that holds unet/ and vae/"
         )
-    index = read_json(folder / INDEX)
-    kind = index.get("_class_name", "")
-    if kind != SUPPORTED:
+    kind = read_json(folder / INDEX).get("_class_name", "")
+    if kind not in PIPELINES:
         raise UserError(
-            f"--model {folder}: it holds a {kind or 'nameless pipeline'}; `train` takes a {SUPPORTED} (others: systolora.offload)"
+            f"--model {folder}: it holds a {kind or 'nameless pipeline'}; `train` takes a {', '.join(PIPELINES)} (others: systolora.offload)"
         )
-    return {name: _read_part(folder, name, index.get(name)) for name in _PARTS}
+    return PIPELINES[kind]
 
 
-def variant_note(parts: Iterable[FolderPart]) -> list[str]:
-    """One line that says which parts are loaded from a variant's files, if any is."""
+def variant_note(parts: Iterable[FolderPart], wanted: str = "") -> list[str]:
+    """One line that says which parts are loaded from a variant's files, if any is.
+
+    Args:
+        wanted: the variant that was asked for, if one was.
+    """
     found = [f"{part.name}/ {part.variant}" for part in parts if part.variant]
-    return [f"only weights of a variant are there and are taken, as float32: {', '.join(found)}"] if found else []
+    why = "weights of a variant are taken, as asked" if wanted else "only weights of a variant are there and are taken"
+    return [f"{why}, as float32: {', '.join(found)}"] if found else []
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -104,8 +120,8 @@ def square_side(size: object) -> int | None:
     return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
 
 
-def _read_part(folder: Path, name: str, entry: object) -> FolderPart:
-    config, has_weights = _PARTS[name]
+def _read_part(folder: Path, name: str, entry: object, layout: Layout, variant: str) -> FolderPart:
+    config, has_weights = layout.parts[name]
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)):
         raise UserError(f"--model {folder}: {INDEX} names no {name}; copy the whole pipeline, with its {name}/")
     if not os.path.isdir(folder / name):
@@ -119,11 +135,11 @@ def _read_part(folder: Path, name: str, entry: object) -> FolderPart:
         )
     if not has_weights:
         return FolderPart(name, library, class_name)
-    return FolderPart(name, library, class_name, *_weights(folder / name))
+    return FolderPart(name, library, class_name, *_weights(folder / name, variant))
 
 
-def _weights(part: Path) -> tuple[str, bool]:
-    """(variant, whether as safetensors) of the weights to load: the plain ones, else those of the only variant that there is."""
+def _weights(part: Path, wanted: str) -> tuple[str, bool]:
+    """(variant, whether as safetensors) of the weights to load: the wanted ones, else the plain ones, else those of the only variant."""
     files = sorted(path for path in part.iterdir() if _WEIGHTS.fullmatch(path.name))
     if not files:
         raise UserError(
@@ -133,12 +149,12 @@ def _weights(part: Path) -> tuple[str, bool]:
     for path in files:
         match = _WEIGHTS.fullmatch(path.name)
         variants.setdefault((match and match["variant"]) or "", []).append(path)
-    if "" not in variants and len(variants) > 1:
+    if wanted not in variants and "" not in variants and len(variants) > 1:
         raise UserError(
             f"--model: {part} holds weights of the variants {', '.join(variants)} and none without; "
-            "leave one of them in the folder"
+            "leave one of them in the folder, or choose with --variant"
         )
-    chosen = "" if "" in variants else next(iter(variants))
+    chosen = next((name for name in (wanted, "") if name in variants), next(iter(variants)))
     for path in variants[chosen]:
         with path.open("rb") as file:
             if file.read(len(_LFS_POINTER)) == _LFS_POINTER:

@@ -1,8 +1,10 @@
-"""The parts of a Stable Diffusion pipeline folder that training needs, loaded in float32 and checked."""
+"""The parts of a text-to-image pipeline folder that training needs, loaded in float32 and checked."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,12 @@ import torch
 from systolora.errors import UserError
 from systolora.libraries import quiet_libraries
 
-from .folder import FolderPart, read_folder, square_side, variant_note
+from .encoding import caption_lengths, check_tokens, encode_rows
+from .families import family_of
+from .family import Family, Rows
+from .folder import INDEX, FolderPart, folder_layout, read_folder, read_json, square_side, variant_note
+from .layouts import PIPELINES, SD_LAYOUT, Layout
+from .stable_diffusion import STABLE_DIFFUSION
 
 LARGEST_RESOLUTION = 8192
 """Pixels on a side; no model of this kind makes larger pictures."""
@@ -22,8 +29,9 @@ class PipelineParts:
     """Frozen float32 models of a text-to-image latent diffusion pipeline, in evaluation mode.
 
     Attributes:
-        unet: UNet2DConditionModel. vae: autoencoder. text_encoder, tokenizer: CLIP's. noise: DDPMScheduler made from the
-            pipeline's own scheduler configuration. notes: what the user should know of the loading, a line each.
+        unet: what is trained: a U-Net, or the transformer of a family that has one. vae: autoencoder. text_encoder, tokenizer: the first.
+        noise: DDPMScheduler, or FlowMatchEulerDiscreteScheduler, made from the pipeline's own scheduler configuration.
+        notes: what the user should know of the loading, a line each. family: of the model. pipe: diffusers' pipeline of the parts.
     """
 
     unet: Any
@@ -32,6 +40,8 @@ class PipelineParts:
     tokenizer: Any
     noise: Any
     notes: tuple[str, ...] = ()
+    family: Family = STABLE_DIFFUSION
+    pipe: Any = None
 
     @property
     def resolution(self) -> int:
@@ -40,11 +50,12 @@ class PipelineParts:
         Raises:
             UserError: if its configuration does not say, or names an oblong.
         """
-        size = self.unet.config.sample_size
+        size = self.unet.config.get("sample_size", self.family.side or None)
         side = square_side(size)
         if side is None:
             raise UserError(
-                f"--resolution is missing: sample_size is {size} in the model's unet/config.json; give the pixels of the square to train on"
+                f"--resolution is missing: sample_size is {size} in the model's {self.family.layout.trained}/config.json; "
+                "give the pixels of the square to train on"
             )
         return side * self.vae_factor
 
@@ -61,43 +72,84 @@ class PipelineParts:
             UserError: if the model cannot take it.
         """
         chosen = resolution or self.resolution
-        if chosen % self.vae_factor or not self.vae_factor <= chosen <= LARGEST_RESOLUTION:
-            raise UserError(
-                f"--resolution {chosen}: the model takes multiples of {self.vae_factor} up to {LARGEST_RESOLUTION}"
-            )
+        unit, largest = self.vae_factor * self.family.cells, LARGEST_RESOLUTION
+        # SD 3 has so many positions and no more.
+        positions = self.family.flow and self.unet.config.get("pos_embed_max_size")
+        if positions:
+            largest = min(largest, positions * self.unet.config.patch_size * self.vae_factor)
+        if chosen % unit or not unit <= chosen <= largest:
+            raise UserError(f"--resolution {chosen}: the model takes multiples of {unit} up to {largest}")
         return chosen
 
+    def encode(self, captions: Sequence[str]) -> Rows:
+        """What the model is told of captions, one row for each in every tensor; `text` is [count, tokens, width].
 
-def load_parts(folder: Path) -> PipelineParts:
+        Raises:
+            UserError: if tokenizers and text encoders do not go together, or a text gives values that are not finite.
+        """
+        if self.pipe is not None:
+            for tokenizer, encoder in self.family.layout.text:
+                if getattr(self.pipe, encoder) is not None:
+                    largest = max(map(max, getattr(self.pipe, tokenizer)(list(captions)).input_ids))
+                    check_tokens(getattr(self.pipe, encoder), largest)
+        return encode_rows(lambda some: self.family.encode(self, some), captions)
+
+    def cut(self, captions: Sequence[str]) -> tuple[int, list[bool]]:
+        """The most tokens that any text encoder takes, and whether each caption has more."""
+        tokenizer, limit = max(self.family.limits(self), key=lambda pair: pair[1])
+        return limit, [length > limit for length in caption_lengths(tokenizer, captions)]
+
+
+def load_parts(folder: Path, variant: str = "") -> PipelineParts:
     """Loads a pipeline folder without touching the network, its weights as float32 whatever the files store.
+
+    Args:
+        variant: of the weight files, taken where a part has it.
 
     Raises:
         UserError: for a missing folder, one that is no pipeline, another kind of pipeline, or missing or broken files.
     """
-    pipe, notes = load_pipeline(folder)
-    for model in (pipe.unet, pipe.vae, pipe.text_encoder):
-        model.requires_grad_(False)
-        model.eval()
-    from diffusers import DDPMScheduler
-
-    noise = DDPMScheduler.from_config(pipe.scheduler.config)
-    return PipelineParts(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, noise, notes)
+    return parts_of(*load_pipeline(folder, variant))
 
 
-def load_pipeline(folder: Path) -> tuple[Any, tuple[str, ...]]:
+def parts_of(pipe: Any, notes: tuple[str, ...] = ()) -> PipelineParts:
+    """The parts of a pipeline of diffusers, frozen."""
+    family = family_of(PIPELINES[type(pipe).__name__])
+    for model in pipe.components.values():
+        if isinstance(model, torch.nn.Module):
+            model.requires_grad_(False)
+            model.eval()
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+    kind = FlowMatchEulerDiscreteScheduler if family.flow else DDPMScheduler
+    noise = kind.from_config(pipe.scheduler.config)
+    trained = getattr(pipe, family.layout.trained)
+    return PipelineParts(trained, pipe.vae, pipe.text_encoder, pipe.tokenizer, noise, notes, family, pipe)
+
+
+def load_pipeline(folder: Path, variant: str = "") -> tuple[Any, tuple[str, ...]]:
     """(pipeline, notes for the user): diffusers' pipeline of a folder in float32, without its safety checker.
 
     Raises:
         UserError: as `load_parts`.
     """
-    parts = read_folder(folder)
-    from diffusers import StableDiffusionPipeline
+    parts = read_folder(folder, variant)
+    import diffusers
 
     quiet_libraries()
+    layout = folder_layout(folder)
     loaded = {name: _load_part(folder, part) for name, part in parts.items()}
-    _check_fit(folder, **loaded)
-    pipe = StableDiffusionPipeline(**loaded, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    return pipe, tuple(variant_note(parts.values()))
+    check_fit(f"--model {folder}:", layout, loaded)
+    index = read_json(folder / INDEX)
+    kind = getattr(diffusers, index["_class_name"])
+    taken = inspect.signature(kind.__init__).parameters
+    others = {name: value for name, value in index.items() if name in taken and not isinstance(value, list)}
+    if layout == SD_LAYOUT:
+        others = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if "add_watermarker" in taken:
+        others["add_watermarker"] = False
+    absent = dict.fromkeys(layout.parts.keys() - loaded.keys())
+    return kind(**loaded, **absent, **others), tuple(variant_note(parts.values(), variant))
 
 
 def _load_part(folder: Path, part: FolderPart) -> Any:
@@ -127,27 +179,51 @@ def _load_part(folder: Path, part: FolderPart) -> Any:
     return model
 
 
-def _check_fit(folder: Path, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> None:
-    where = f"--model {folder}:"
-    if type(unet).__name__ != "UNet2DConditionModel":
-        raise UserError(f"{where} its unet/ is a {type(unet).__name__}; training takes a UNet2DConditionModel")
-    if not hasattr(scheduler, "alphas_cumprod"):
+def check_fit(where: str, layout: Layout, parts: Mapping[str, Any]) -> None:
+    """Holds loaded parts against each other.
+
+    Args:
+        where: begins the message. parts: by name; those that the layout may lack can be missing.
+
+    Raises:
+        UserError: for parts of another kind or of different models.
+    """
+    family, model, vae, scheduler = family_of(layout), parts[layout.trained], parts["vae"], parts["scheduler"]
+    if type(model).__name__ != layout.model_class:
+        raise UserError(
+            f"{where} its {layout.trained}/ is a {type(model).__name__}; training takes a {layout.model_class}"
+        )
+    if family.flow and type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
+        raise UserError(
+            f"{where} its scheduler/ is a {type(scheduler).__name__}; {layout.title} is trained with a FlowMatchEulerDiscreteScheduler"
+        )
+    if not family.flow and not hasattr(scheduler, "alphas_cumprod"):
         raise UserError(
             f"{where} its scheduler/ is a {type(scheduler).__name__}, which has no noise schedule of a diffusion model; "
-            "flow matching and the like are not trained here"
+            f"flow matching and the like are not what {layout.title} is trained with"
         )
-    if unet.config.in_channels != vae.config.latent_channels:
+    named = "U-Net" if layout.trained == "unet" else "transformer"
+    if family.channels(model.config) != vae.config.latent_channels:
         raise UserError(
-            f"{where} its U-Net takes {unet.config.in_channels} channels and its autoencoder gives "
+            f"{where} its {named} takes {family.channels(model.config)} channels and its autoencoder gives "
             f"{vae.config.latent_channels}; inpainting and other image inputs are not trained here"
         )
-    width = unet.config.cross_attention_dim
-    if isinstance(width, int) and width != text_encoder.config.hidden_size:
+    width, found = family.text_width(model.config), _text_width(layout, parts)
+    if width is not None and found is not None and width != found:
         raise UserError(
-            f"{where} its U-Net takes text of width {width} and its text encoder gives "
-            f"{text_encoder.config.hidden_size}; the parts are of different models"
+            f"{where} its {named} takes text of width {width} and its text encoder gives "
+            f"{found}; the parts are of different models"
         )
     if vae.config.scaling_factor is None:
         raise UserError(f"{where} vae/config.json has no scaling_factor; copy it again")
-    if tokenizer.pad_token is None:
-        raise UserError(f"{where} its tokenizer/ has no padding token; copy it again")
+    for name in (tokenizer for tokenizer, _ in layout.text if tokenizer in parts):
+        if parts[name].pad_token is None:
+            raise UserError(f"{where} its {name}/ has no padding token; copy it again")
+
+
+def _text_width(layout: Layout, parts: Mapping[str, Any]) -> int | None:
+    """Of the embeddings that the text encoders give together: XL puts two side by side, others take the last one's."""
+    widths = [parts[encoder].config.hidden_size for _, encoder in layout.text if encoder in parts]
+    if layout.pipelines == ("StableDiffusionXLPipeline",):
+        return sum(widths)
+    return widths[-1] if len(widths) == len(layout.text) else None

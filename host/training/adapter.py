@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,8 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import save
 from systolora.errors import UserError
 from systolora.files import write_atomically
+from systolora.models.layouts import SD_LAYOUT, Layout
+from systolora.models.pipeline import PipelineParts
 from torch import Tensor, nn
 
+from .adapted import adapted_names, target_modules
 from .objective import finite
 from .settings import TrainSettings
 
@@ -20,72 +25,147 @@ ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 AVERAGE_FILE = "pytorch_lora_weights_ema.safetensors"
 INTLORA_FILE = "intlora_adapter.safetensors"
 SETTINGS_KEY = "systolora"
-_MODULES = {
-    "kv": ["attn2.to_k", "attn2.to_v"],
-    "attention": ["to_q", "to_k", "to_v", "to_out.0"],
-}
+PEFT_FILE = "peft/adapter_model.safetensors"
+_PEFT_CONFIG = "adapter_config.json"
+_PRIVATE = frozenset({"data", "output", "class_data", "model_config", "init_from"})
+"""Settings that name folders of the computer that trained it."""
+_CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-def add_adapter(unet: nn.Module, settings: TrainSettings) -> None:
-    """Gives the U-Net a LoRA adapter with first values that depend on the seed alone.
+def add_adapter(model: nn.Module, settings: TrainSettings) -> None:
+    """Gives a model a LoRA adapter with first values that depend on the seed alone.
 
     Raises:
         UserError: if the model has no layer of that kind.
     """
+    from peft import inject_adapter_in_model
+
+    names = adapted_names(model, settings.adapted)
+    config = _lora(settings, target_modules(names, (name for name, _ in model.named_modules())))
+    torch.manual_seed(settings.seed)
+    if hasattr(model, "add_adapter"):
+        model.add_adapter(config)
+    else:  # PixArt's transformer
+        inject_adapter_in_model(config, model)
+
+
+def _lora(settings: TrainSettings, modules: list[str]) -> Any:
     from peft import LoraConfig
 
-    config = LoraConfig(
+    return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.dropout,
+        use_rslora=settings.rslora,
         init_lora_weights="gaussian",
-        target_modules=_MODULES[settings.adapted],
+        target_modules=modules,
     )
-    torch.manual_seed(settings.seed)
-    try:
-        unet.add_adapter(config)  # type: ignore[operator]
-    except ValueError:
+
+
+def add_text_adapters(parts: PipelineParts, settings: TrainSettings) -> dict[str, nn.Module]:
+    """Gives the attention of a pipeline's CLIP text encoders an adapter of the same kind; T5 is left as it is.
+
+    Returns:
+        The text encoders that have one, by the name of their part.
+
+    Raises:
+        UserError: if there is no CLIP text encoder.
+    """
+    found: dict[str, nn.Module] = {}
+    for _, name in parts.family.layout.text:
+        encoder = parts.text_encoder if name == "text_encoder" else getattr(parts.pipe, name)
+        if type(encoder).__name__.startswith("CLIPTextModel"):
+            torch.manual_seed(settings.seed)
+            encoder.add_adapter(_lora(settings, list(_CLIP_ATTENTION)))
+            found[name] = encoder
+    if not found:
         raise UserError(
-            f"--model: its U-Net has no layers named {', '.join(_MODULES[settings.adapted])} to adapt"
-        ) from None
+            f"--train-text-encoder: {parts.family.layout.title} has no CLIP text encoder, and T5 is not trained here; leave it out"
+        )
+    return found
 
 
-def adapter_tensors(unet: nn.Module) -> dict[str, Tensor]:
-    """The adapter's tensors under the names that diffusers and peft load."""
+def adapter_tensors(model: nn.Module, part: str = "unet", old_names: bool = True) -> dict[str, Tensor]:
+    """The adapter's tensors under the names that diffusers and peft load.
+
+    Args:
+        part: of the pipeline, whose name begins them. old_names: diffusers' own, which the attention of U-Nets has; else peft's.
+    """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
-    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    return {f"unet.{name}": tensor.detach().float().contiguous() for name, tensor in state.items()}
+    state = get_peft_model_state_dict(model)
+    if part.startswith("text_encoder"):  # other programs know its layers by the names that transformers 4 gave them
+        state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state.items()}
+    if old_names:
+        old = convert_state_dict_to_diffusers(state)
+        # It knows attention's layers alone, and diffusers, which loads either kind of names, drops the one of a mixture.
+        state = state if any(".lora_A." in name for name in old) else old
+    return {f"{part}.{name}": tensor.detach().float().contiguous() for name, tensor in state.items()}
 
 
-def save_adapter(unet: nn.Module, folder: Path, settings: TrainSettings, name: str = ADAPTER_FILE) -> Path:
+def save_adapter(
+    model: nn.Module,
+    folder: Path,
+    settings: TrainSettings,
+    layout: Layout = SD_LAYOUT,
+    text: Mapping[str, nn.Module] = MappingProxyType({}),
+    name: str = ADAPTER_FILE,
+) -> Path:
     """Writes the adapter, with peft's configuration and the settings in its header.
 
-    The file is written in one step and read back. It names the model's folder, but no path of this computer.
+    For pipelines that cannot load that, the adapter is also written as peft's `PeftModel.from_pretrained` reads it, in `peft/`.
+    Args:
+        text: text encoders that have an adapter too, by the name of their part.
+
+    The files are written in one step and read back. They name the model's folder, but no path of this computer.
 
     Raises:
         UserError: if a factor holds a NaN or an infinity, or every `up` factor is zero: the adapter would do nothing.
         OSError: if it cannot be written.
     """
-    tensors = adapter_tensors(unet)
+    tensors: dict[str, Tensor] = {}
+    for part, adapted in {layout.trained: model, **text}.items():
+        tensors |= adapter_tensors(adapted, part, layout.trained == "unet")
     if not finite(tensors.values()):
         raise UserError("the adapter holds values that are not finite and is not written: lower --learning-rate")
-    if not any(tensor.any() for name, tensor in tensors.items() if ".lora.up." in name):
+    if not any(tensor.any() for name, tensor in tensors.items() if ".lora.up." in name or ".lora_B." in name):
         raise UserError("the adapter is still all zero after training: raise --learning-rate or --steps")
-    path = folder / name
-    write_atomically(path, save(tensors, metadata=_header(unet, settings)))
+    if layout.keeps_peft and name == ADAPTER_FILE:
+        _save_peft(model, folder, settings)
+    return _write(folder / name, tensors, _header({layout.trained: model, **text}, settings))
+
+
+def _save_peft(model: nn.Module, folder: Path, settings: TrainSettings) -> None:
+    from peft.utils import get_peft_model_state_dict
+
+    tensors = {f"base_model.model.{name}": value for name, value in get_peft_model_state_dict(model).items()}
+    path = folder / PEFT_FILE
+    path.parent.mkdir(exist_ok=True)
+    config = json.dumps(_peft_config(model), sort_keys=True, indent=2, default=str)
+    write_atomically(path.parent / _PEFT_CONFIG, config.encode())
+    _write(path, tensors, _header({}, settings))
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> Path:
+    plain = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(plain, metadata=header))
     with safe_open(str(path), framework="pt") as file:
         if set(file.keys()) != set(tensors):
             raise RuntimeError(f"{path}: what was read back is not what was written; check the disk")
     return path
 
 
-def _header(unet: Any, settings: TrainSettings) -> dict[str, str]:
-    (config,) = unet.peft_config.values()
-    # peft may note where the base model was loaded from.
+def _peft_config(model: Any) -> dict[str, Any]:
+    """Of the model's adapter; peft may note where the base model was loaded from."""
+    (config,) = model.peft_config.values()
     known = config.to_dict() | {"base_model_name_or_path": None}
-    peft = {f"unet.{name}": _plain(value) for name, value in known.items()}
+    return {name: _plain(value) for name, value in known.items()}
+
+
+def _header(models: Mapping[str, nn.Module], settings: TrainSettings) -> dict[str, str]:
+    """Of an adapter's file: peft's configuration of each adapted part of the pipeline, and the settings."""
+    peft = {f"{part}.{name}": value for part, model in models.items() for name, value in _peft_config(model).items()}
     return {
         "format": "pt",
         "lora_adapter_metadata": json.dumps(peft, sort_keys=True, default=str),
@@ -95,7 +175,7 @@ def _header(unet: Any, settings: TrainSettings) -> dict[str, str]:
 
 def public_settings(settings: TrainSettings) -> dict[str, Any]:
     """The settings as they may stand in a file that is given away: of the model's folder the name, of the others nothing."""
-    own = {name: value for name, value in settings.as_dict().items() if name not in ("data", "output", "init_from")}
+    own = {name: value for name, value in settings.as_dict().items() if name not in _PRIVATE}
     return own | {"model": Path(settings.model).resolve().name}
 
 

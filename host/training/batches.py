@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from systolora.errors import UserError
-from systolora.models.encoding import PICTURES_AT_ONCE, caption_lengths, caption_limit, encode_captions, encode_pictures
+from systolora.models.encoding import PICTURES_AT_ONCE, encode_pictures
+from systolora.models.family import View
 from systolora.models.pipeline import PipelineParts
 from torch import Tensor
 
 from .captions import CaptionedPicture, find_pictures, folder_notes, names_of
-from .pictures import check_pictures, load_picture, parse_colour
+from .pictures import check_pictures, load_picture, parse_colour, picture_size
 from .settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class EncodedPictures:
-    """The data set as the U-Net sees it, encoded once.
+    """The data set as the model sees it, encoded once.
 
     Attributes:
         mean, deviation: latents, float32 [flips, pictures, channels, height, width]; flips is 1, or 2 with mirrored pictures.
         text: float32 [pictures, tokens, width]. empty: float32 [tokens, width], of the empty caption.
         notes: what the user should know of the pictures and captions, a line each.
+        told: what else the model is told of each picture and its caption, [pictures, ...] by name, as its family does.
+        empty_told: of the empty caption, [...] by name; what is not named depends on the picture alone.
+        captions: of the pictures, for text encoders that are trained.
     """
 
     mean: Tensor
@@ -34,6 +38,9 @@ class EncodedPictures:
     text: Tensor
     empty: Tensor
     notes: tuple[str, ...] = ()
+    told: Mapping[str, Tensor] = field(default_factory=dict)
+    empty_told: Mapping[str, Tensor] = field(default_factory=dict)
+    captions: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -43,18 +50,33 @@ class EncodedPictures:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: latents, noise [batch, channels, height, width]; timesteps [batch]; text [batch, tokens, width]."""
+    """One micro-batch: latents, noise [batch, channels, height, width]; timesteps [batch]; text [batch, tokens, width]; told: what
+    else the model is told, [batch, ...] by name; captions: what the text is of."""
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     text: Tensor
+    told: Mapping[str, Tensor] = field(default_factory=dict)
+    captions: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """All that the model is told beside noisy latents and time, as `Family.predict` takes it."""
+        return {"text": self.text, **self.told}
 
     def part(self, rank: int, world: int) -> Batch:
         """The share of process `rank` of `world`: as many pictures each, one after the other, as micro-batches of that size have them."""
         size = len(self.timesteps) // world
         mine = slice(rank * size, (rank + 1) * size)
-        return Batch(*(tensor[mine] for tensor in (self.latents, self.noise, self.timesteps, self.text)))
+        shares = (tensor[mine] for tensor in (self.latents, self.noise, self.timesteps, self.text))
+        told = {name: tensor[mine] for name, tensor in self.told.items()}
+        return Batch(*shares, told, self.captions[mine])
+
+    def encoded_anew(self, parts: PipelineParts) -> Batch:
+        """With the text of its captions as the text encoders give it now, with gradients."""
+        rows = parts.family.encode(parts, list(self.captions))
+        return replace(self, text=rows.pop("text"), told={**self.told, **rows})
 
 
 def encode_data(
@@ -73,7 +95,10 @@ def encode_data(
     pictures = find_pictures(folder, settings.prompt)
     paths = [picture.path for picture in pictures]
     notes = [*folder_notes(folder, pictures), *check_pictures(paths, background), *_cut_captions(parts, pictures)]
-    text = encode_captions(parts.tokenizer, parts.text_encoder, [*(picture.caption for picture in pictures), ""])
+    rows = parts.encode([*(picture.caption for picture in pictures), ""])
+    text = rows.pop("text")
+    views = [View(*picture_size(path), resolution) for path in paths]
+    added = parts.family.added(parts.unet, views, settings.guidance)
     means, deviations = [], []
     for start in range(0, len(paths), PICTURES_AT_ONCE):
         if on_picture:
@@ -85,7 +110,16 @@ def encode_data(
         deviations.append(deviation)
     if on_picture:
         on_picture(len(paths), len(paths))
-    return EncodedPictures(torch.cat(means, 1), torch.cat(deviations, 1), text[:-1], text[-1], tuple(notes))
+    return EncodedPictures(
+        torch.cat(means, 1),
+        torch.cat(deviations, 1),
+        text[:-1],
+        text[-1],
+        tuple(notes),
+        told={name: tensor[:-1] for name, tensor in rows.items()} | added,
+        empty_told={name: tensor[-1] for name, tensor in rows.items()},
+        captions=tuple(picture.caption for picture in pictures),
+    )
 
 
 def _encode_views(vae: Any, pixels: Tensor, flip: bool, paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
@@ -103,9 +137,8 @@ def _encode_views(vae: Any, pixels: Tensor, flip: bool, paths: Sequence[Path]) -
 
 
 def _cut_captions(parts: PipelineParts, pictures: Sequence[CaptionedPicture]) -> list[str]:
-    limit = caption_limit(parts.tokenizer, parts.text_encoder)
-    lengths = caption_lengths(parts.tokenizer, [picture.caption for picture in pictures])
-    cut = [picture.path for picture, length in zip(pictures, lengths, strict=True) if length > limit]
+    limit, longer = parts.cut([picture.caption for picture in pictures])
+    cut = [picture.path for picture, long in zip(pictures, longer, strict=True) if long]
     return [f"captions of more than {limit} tokens, the model's most, are cut: {names_of(cut)}"] if cut else []
 
 
@@ -115,30 +148,48 @@ def generator(*key: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def draw_batch(data: EncodedPictures, settings: TrainSettings, timesteps: int, step: int, micro: int) -> Batch:
+def draw_batch(
+    data: EncodedPictures,
+    settings: TrainSettings,
+    draw_times: Callable[[int, torch.Generator], Tensor],
+    step: int,
+    micro: int,
+    kind: str = "",
+) -> Batch:
     """Micro-batch `micro` of optimizer step `step`; every picture comes once an epoch, in an order of its own.
 
     What is drawn belongs to the whole step: it is the same however the step is cut into micro-batches and processes.
 
     Args:
-        timesteps: length of the noise schedule.
+        draw_times: of the objective: (count, random) -> timesteps. kind: begins the name of the random numbers, for other data.
     """
     whole = settings.batch * settings.accumulation
     mine = slice(micro * settings.batch, (micro + 1) * settings.batch)
-    chosen = [_picture_number(data.count, settings.seed, step * whole + i) for i in range(whole)[mine]]
-    random = generator("batch", settings.seed, step, 0)
+    chosen = [_picture_number(data.count, settings.seed, step * whole + i, kind) for i in range(whole)[mine]]
+    random = generator(f"{kind}batch", settings.seed, step, 0)
     shape = (whole, *data.mean.shape[2:])
     flip = torch.randint(data.mean.shape[0], (whole,), generator=random)[mine]
     spread, noise = (torch.randn(shape, generator=random)[mine] for _ in range(2))
     if settings.noise_offset:
         noise = noise + settings.noise_offset * torch.randn(*shape[:2], 1, 1, generator=random)[mine]
-    when = torch.randint(timesteps, (whole,), generator=random)[mine]
+    when = draw_times(whole, random)[mine]
     dropped = torch.rand(whole, generator=random)[mine] < settings.caption_dropout
     latents = data.mean[flip, chosen] + data.deviation[flip, chosen] * spread
-    text = torch.where(dropped[:, None, None], data.empty, data.text[chosen])
-    return Batch(latents, noise, when, text)
+    told = {name: tensor[chosen] for name, tensor in data.told.items()}
+    told |= {name: _or_empty(dropped, told[name], empty) for name, empty in data.empty_told.items()}
+    said = (
+        tuple("" if gone else data.captions[n] for n, gone in zip(chosen, dropped, strict=True))
+        if data.captions
+        else ()
+    )
+    return Batch(latents, noise, when, _or_empty(dropped, data.text[chosen], data.empty), told, said)
 
 
-def _picture_number(count: int, seed: int, position: int) -> int:
+def _or_empty(dropped: Tensor, rows: Tensor, empty: Tensor) -> Tensor:
+    """`rows` [batch, ...] with `empty` [...] where `dropped` [batch]."""
+    return torch.where(dropped.view(-1, *(1,) * empty.ndim), empty, rows)
+
+
+def _picture_number(count: int, seed: int, position: int, kind: str) -> int:
     epoch, place = divmod(position, count)
-    return int(torch.randperm(count, generator=generator("order", seed, epoch))[place])
+    return int(torch.randperm(count, generator=generator(f"{kind}order", seed, epoch))[place])

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from systolora.errors import UserError
+from systolora.models.layouts import PARTS
 
 from .captions import CaptionedPicture
 
-MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".txt", ".model"})
 _SHOWN = 3
 
@@ -22,11 +22,13 @@ Fingerprint = Mapping[str, str]
 """File name, relative to the folder and with slashes, to SHA-256 of its contents in hexadecimal."""
 
 
-def model_fingerprint(folder: Path) -> dict[str, str]:
-    """The files of a pipeline folder that training reads; empty if there is no such folder."""
-    paths = [folder / "model_index.json", *(path for part in MODEL_PARTS for path in (folder / part).glob("**/*"))]
+def model_fingerprint(model: Path, config: Path | None = None) -> dict[str, str]:
+    """The files of a pipeline folder that training reads, or a checkpoint file and those of its `config` folder; empty if there is none."""
+    if model.is_file():
+        return {"checkpoint": _digest(model), **(model_fingerprint(config) if config else {})}
+    paths = [model / "model_index.json", *(path for part in PARTS for path in (model / part).glob("**/*"))]
     files = sorted(path for path in paths if path.suffix in _SUFFIXES and path.is_file())
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    return {path.relative_to(model).as_posix(): _digest(path) for path in files}
 
 
 def data_fingerprint(folder: Path, pictures: Sequence[CaptionedPicture]) -> dict[str, str]:

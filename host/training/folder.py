@@ -17,12 +17,12 @@ from systolora.errors import UserError
 from systolora.intlora.file import HEADER_KEY
 from systolora.outputs import try_writing
 
-from .adapter import ADAPTER_FILE, AVERAGE_FILE, INTLORA_FILE, SETTINGS_KEY
+from .adapter import ADAPTER_FILE, AVERAGE_FILE, INTLORA_FILE, PEFT_FILE, SETTINGS_KEY
 from .checkpoint import FOLDER, list_checkpoints, refuse_old
 
 LOCK_FILE = ".systolora.lock"
 LOG_FILE = "log.jsonl"
-_MARKS = {ADAPTER_FILE: SETTINGS_KEY, AVERAGE_FILE: SETTINGS_KEY, INTLORA_FILE: HEADER_KEY}
+_MARKS = {ADAPTER_FILE: SETTINGS_KEY, AVERAGE_FILE: SETTINGS_KEY, PEFT_FILE: SETTINGS_KEY, INTLORA_FILE: HEADER_KEY}
 """Files that a run puts in place, and the entry of their headers by which ours are known."""
 
 _PARTIAL = re.compile(r"\.(.+)\.\d+\.partial")

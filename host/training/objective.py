@@ -1,13 +1,14 @@
-"""What the U-Net is trained to predict, and how much each timestep counts."""
+"""What a diffusion model is trained to predict, and how much each timestep counts. Flow matching: `flow`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from systolora.errors import UserError
-from torch import Tensor
+from systolora.models.stable_diffusion import predict as predict_unet
+from torch import Generator, Tensor
 from torch.nn import functional
 
 from .batches import Batch
@@ -16,17 +17,22 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """Values of a scheduler's `prediction_type` that are trained: the noise, the velocity, the clean latents."""
 
 
+Predict = Callable[[Any, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+"""(model, noisy, timesteps, rows of the batch) -> what the model predicts: `Family.predict`."""
+
+
 class Objective:
     """The loss of one model.
 
     Args:
         noise: DDPMScheduler with the model's noise schedule and prediction type. snr_gamma: of min-SNR weights; 0 turns them off.
+        predict: how the model is called.
 
     Raises:
         UserError: for a model that predicts something else.
     """
 
-    def __init__(self, noise: Any, snr_gamma: float = 0.0) -> None:
+    def __init__(self, noise: Any, snr_gamma: float = 0.0, predict: Predict = predict_unet) -> None:
         config = noise.config
         if config.get("use_flow_sigmas"):
             raise UserError(
@@ -39,16 +45,21 @@ class Objective:
             )
         self.noise = noise
         self.snr_gamma = snr_gamma
+        self.predict = predict
 
     @property
     def timesteps(self) -> int:
         """Length of the noise schedule."""
         return int(self.noise.config.num_train_timesteps)
 
-    def loss(self, unet: Any, batch: Batch) -> Tensor:
+    def draw_times(self, count: int, random: Generator) -> Tensor:
+        """Timesteps of a micro-batch, int64 [count], each as likely."""
+        return torch.randint(self.timesteps, (count,), generator=random)
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
         """Mean weighted squared error of a micro-batch, a float32 scalar."""
         noisy = self.noise.add_noise(batch.latents, batch.noise, batch.timesteps)
-        predicted = unet(noisy, batch.timesteps, batch.text).sample
+        predicted = self.predict(model, noisy, batch.timesteps, batch.rows)
         loss = functional.mse_loss(predicted.float(), self.target(batch), reduction="none").mean((1, 2, 3))
         if self.snr_gamma:
             loss = loss * self.weight(batch.timesteps)

@@ -25,16 +25,21 @@ class Optimization:
     """The optimizer of a run.
 
     Attributes:
-        named: parameters of the adapter by name; all others are frozen. optimizer: over them, in that order. make: makes another
+        named: parameters of the adapters by name; all others are frozen. optimizer: over them, in that order. make: makes another
             one of its kind. average: of the parameters over the steps, or None.
 
     Raises:
         UserError: for an optimizer, options or a schedule that cannot be had.
     """
 
-    def __init__(self, model: nn.Module, settings: TrainSettings) -> None:
+    def __init__(self, model: nn.Module, settings: TrainSettings, text: Mapping[str, nn.Module] | None = None) -> None:
+        """text: text encoders that are trained too; their names begin those of their parameters."""
+        models = {"": model, **{f"{name}.": encoder for name, encoder in (text or {}).items()}}
         self.named: Mapping[str, nn.Parameter] = {
-            name: value for name, value in model.named_parameters() if value.requires_grad
+            f"{above}{name}": value
+            for above, part in models.items()
+            for name, value in part.named_parameters()
+            if value.requires_grad
         }
         self.parameters = list(self.named.values())
         self.make = optimizer_maker(

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from systolora.errors import UserError
+from systolora.models.sources import local_path
 
 from .captions import find_pictures
 from .fingerprints import check_same, data_fingerprint, model_fingerprint
+from .prior import class_folder, class_pictures
 from .settings import RESUME_FREE, TrainSettings
 from .start_adapter import adapter_fingerprint
 
 _BY_CONTENTS = {"model": "--model", "data": "--data", "init_from": "--init-from"}
+_FOLDERS = frozenset({"model_config", "class_data"})
+"""Compared with those: what the model's configurations and the pictures of the class are."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,14 @@ class Origin:
         Raises:
             UserError: for pictures that cannot be used.
         """
-        model, data = Path(settings.model), Path(settings.data)
-        contents = {
-            "model": model_fingerprint(model),
-            "data": data_fingerprint(data, find_pictures(data, settings.prompt)),
-        }
+        model, data = local_path(settings.model, settings.variant), Path(settings.data)
+        config = local_path(settings.model_config) if settings.model_config else None
+        pictures = data_fingerprint(data, find_pictures(data, settings.prompt))
+        if settings.class_prompt:
+            folder = class_folder(settings)
+            theirs = data_fingerprint(folder, class_pictures(folder, settings))
+            pictures |= {f"class/{name}": digest for name, digest in theirs.items()}
+        contents = {"model": model_fingerprint(model, config), "data": pictures}
         if settings.init_from:
             contents["init_from"] = adapter_fingerprint(Path(settings.init_from))
         return cls(_kept(settings), contents)
@@ -79,5 +86,5 @@ class Origin:
 
 
 def _kept(settings: TrainSettings) -> dict[str, Any]:
-    free = RESUME_FREE | set(_BY_CONTENTS)
+    free = RESUME_FREE | set(_BY_CONTENTS) | _FOLDERS
     return {name: value for name, value in settings.as_dict().items() if name not in free}

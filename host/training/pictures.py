@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageOps
+from PIL import ExifTags, Image, ImageColor, ImageOps
 from systolora.errors import UserError
 
 from .captions import names_of
@@ -46,6 +46,17 @@ def load_picture(path: Path, resolution: int, background: Colour = WHITE) -> NDA
         planes = [_square(plane, resolution) for plane in _planes(opened, background)]
     values = np.concatenate(planes, axis=2).transpose(2, 0, 1)
     return np.broadcast_to(values, (3, resolution, resolution)) / np.float32(127.5) - np.float32(1.0)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture in pixels, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: as `load_picture`.
+    """
+    with _opened(path) as opened:
+        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return opened.size if turned else (opened.height, opened.width)
 
 
 def check_pictures(paths: Sequence[Path], background: Colour = WHITE) -> list[str]:

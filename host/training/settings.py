@@ -17,14 +17,16 @@ from systolora.intlora.settings import (
     IntLoraSettings,
     parse_remedies,
 )
-from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
-from systolora.options import LARGEST_SEED, check_rules, merge_settings, setting
+from systolora.offloading.target_names import ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
+from systolora.options import LARGEST_SEED, check_rules, merge_settings, option_name, setting
 
 from .optimizers import OPTIMIZERS, check_optimizer
+from .patterns import split_patterns
 from .settings_file import load_settings_file
 
-_DATA, _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
+_DATA, _PRIOR, _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
     "Model and pictures",
+    "Prior preservation",
     "Adapter",
     "Training",
     "Device",
@@ -42,7 +44,14 @@ class TrainSettings:
     """Settings of one fine-tuning run; each is an option of `systolora train` and a key of its YAML file."""
 
     model: str = setting(
-        "", "folder of a Stable Diffusion pipeline, as diffusers saves it", group=_DATA, needed="a pipeline folder"
+        "",
+        "pipeline folder as diffusers saves it, .safetensors file, or hub:OWNER/NAME (families: docs/training.md)",
+        group=_DATA,
+        needed="a pipeline folder",
+    )
+    variant: str = setting("", "variant of the weight files, such as fp16, where a part has it", group=_DATA)
+    model_config: str = setting(
+        "", "for a .safetensors file: pipeline folder with its configurations and tokenizers", group=_DATA
     )
     data: str = setting(
         "",
@@ -52,6 +61,19 @@ class TrainSettings:
     )
     output: str = setting("", "folder for the adapter, checkpoints and log", group=_DATA, needed="a folder to write to")
     prompt: str = setting("", "one caption for all pictures that have none of their own", group=_DATA)
+    class_prompt: str = setting(
+        "", "prior preservation: what the class of the subject is called; empty turns it off", group=_PRIOR
+    )
+    class_data: str = setting(
+        "", "folder of pictures of the class; empty: class_pictures in the output folder", group=_PRIOR
+    )
+    class_images: int = setting(
+        100, "pictures of the class; the model generates those that are missing", group=_PRIOR, above=0, most=100_000
+    )
+    class_steps: int = setting(
+        0, "denoising steps for each; 0: as many as its pipeline takes", group=_PRIOR, least=0, most=10_000
+    )
+    prior_weight: float = setting(1.0, "weight of the loss on the class", group=_PRIOR, above=0, most=1000)
     rank: int = setting(4, "rank of the adapter", group=_ADAPTER, above=0, most=8192)
     alpha: float = setting(
         0.0, "scaling is alpha / rank; 0 means alpha = rank", group=_ADAPTER, least=0, most=1_000_000
@@ -67,9 +89,13 @@ class TrainSettings:
     )
     adapt: str = setting(
         "",
-        "layers that get an adapter: kv, attention; empty means kv for targets kv, else attention",
+        "layers that get an adapter: kv, attention, linear, all (convolutions too), or patterns of names between commas, or re:REGEX; "
+        "empty means kv for targets kv, else attention",
         group=_ADAPTER,
-        choices=("", *ADAPTED),
+    )
+    rslora: bool = setting(False, "scaling is alpha / sqrt(rank) (rank-stabilized LoRA)", group=_ADAPTER)
+    train_text_encoder: bool = setting(
+        False, "also adapt the attention of the CLIP text encoders, in torch", group=_ADAPTER
     )
     dropout: float = setting(
         0.0, "share of the inputs that the adapter does not see in training", group=_ADAPTER, least=0, most=0.95
@@ -127,6 +153,18 @@ class TrainSettings:
         0.0, "strength of noise that is constant over a picture", group=_STEPS, least=0, most=1000
     )
     caption_dropout: float = setting(0.0, "share of captions replaced by the empty one", group=_DATA, least=0, most=1)
+    flow_density: str = setting(
+        "logit_normal",
+        "flow matching: density of the times that are drawn",
+        group=_STEPS,
+        choices=("logit_normal", "uniform", "mode"),
+    )
+    flow_weighting: str = setting(
+        "none", "flow matching: weight of the loss by time", group=_STEPS, choices=("none", "sigma_sqrt", "cosmap")
+    )
+    guidance: float = setting(
+        3.5, "guidance that a distilled model (Flux dev) is told in training", group=_STEPS, least=0, most=100
+    )
     precision: str = setting(
         "int8",
         "int8: GEMMs of the adapted layers run on the device; float32: all in torch",
@@ -249,16 +287,30 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
     """
     if settings.method in INTLORA_METHODS:
         _ = settings.intlora  # refuses what is not allowed
+    if settings.method == "dora":
+        raise UserError(
+            "--method 'dora': the device has no step for DoRA's magnitudes; train with --method lora (--rslora for large ranks), "
+            "or with systolora.offload in a script of yours, where DoRA layers run in torch"
+        )
     check_rules(settings)
     check_optimizer(settings.optimizer, settings.optimizer_options)
+    if settings.adapt not in TARGETS and settings.adapt:
+        split_patterns(settings.adapt)
     if settings.board:
         board_config(settings.board)
     if settings.emulated_board:
         _check_emulated(settings)
     if settings.method != "lora" and settings.targets in ("linear", "all"):
         raise UserError(f"--method {settings.method} goes with --targets kv or attention")
-    if settings.init_from and settings.method != "lora":
-        raise UserError(f"--init-from goes with --method lora, not {settings.method}")
+    for name in ("rslora", "train_text_encoder", "init_from"):
+        if settings.method != "lora" and getattr(settings, name):
+            raise UserError(f"{option_name(name)} goes with --method lora, not {settings.method}")
+    if not settings.class_prompt:
+        for name in ("class_data", "class_images", "class_steps", "prior_weight"):
+            if getattr(settings, name) != getattr(TrainSettings(), name):
+                raise UserError(
+                    f"{option_name(name)} {getattr(settings, name)}: it goes with --class-prompt, which is missing"
+                )
     if settings.attention_products and (settings.method != "lora" or settings.precision != "int8"):
         raise UserError("--attention-products goes with --method lora and --precision int8: leave it out")
     if settings.method == "lora":

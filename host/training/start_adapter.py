@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ def adapter_fingerprint(path: Path) -> dict[str, str]:
     return {found.relative_to(path).as_posix(): hashlib.sha256(found.read_bytes()).hexdigest() for found in files}
 
 
-def start_from(model: nn.Module, settings: TrainSettings, part: str = "unet") -> None:
-    """Puts the values of the adapter that `--init-from` names in the place of the first values of a model's adapter.
+def start_from(models: Mapping[str, nn.Module], settings: TrainSettings) -> None:
+    """Puts the values of the adapter that `--init-from` names in the place of the first values of the adapters of a run.
+
+    Args:
+        models: what the run trains, by the name of the pipeline's part.
 
     Raises:
         UserError: if it cannot be read, or does not have this run's layers, rank and alpha; the text says what to give.
@@ -33,18 +37,19 @@ def start_from(model: nn.Module, settings: TrainSettings, part: str = "unet") ->
 
     option = f"--init-from {settings.init_from}"
     found = read_adapter(Path(settings.init_from))
-    others = [other for other in found.parts if other != part]
+    others = [other for other in found.parts if other not in models]
     if others:
         raise UserError(
-            f"{option}: it adapts the {others[0]} too, which this run does not train; give an adapter of the {part} alone"
+            f"{option}: it adapts the {others[0]} too, which this run does not train; give an adapter of the {' and '.join(models)} alone"
         )
-    modules = {name: module for name, module in model.named_modules() if isinstance(module, Adapted)}
-    layers = found.of(part)
-    _check_layers(option, layers, modules)
-    _check_rank(option, layers, settings)
-    with torch.no_grad():
-        for name, module in modules.items():
-            _fill(option, name, module, layers[name])
+    for part, model in models.items():
+        modules = {name: module for name, module in model.named_modules() if isinstance(module, Adapted)}
+        layers = found.of(part)
+        _check_layers(option, layers, modules)
+        _check_rank(option, layers, settings)
+        with torch.no_grad():
+            for name, module in modules.items():
+                _fill(option, name, module, layers[name])
 
 
 def _check_layers(option: str, layers: dict[str, LoraLayer], modules: dict[str, Any]) -> None:

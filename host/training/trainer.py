@@ -1,4 +1,4 @@
-"""Fine-tuning of a Stable Diffusion U-Net with LoRA: `systolora train`, step by step.
+"""Fine-tuning of a latent diffusion model with LoRA: `systolora train`, step by step.
 
 One step: draw the micro-batches (a pure function of seed and step), predict, take gradients (GEMMs of the adapted layers run on the
 device), clip, AdamW. A checkpoint holds adapter, optimizer and the device's rounding state, so a run that was killed or interrupted
@@ -18,17 +18,20 @@ from typing import Any
 
 import torch
 from systolora.errors import UserError
-from systolora.models.pipeline import PipelineParts, load_parts
+from systolora.models.pipeline import PipelineParts
+from systolora.models.sources import load_model
 from systolora.offloading.model import OffloadHandle, offload
 
-from .adapter import AVERAGE_FILE, add_adapter, save_adapter
-from .batches import EncodedPictures, draw_batch, encode_data, generator
+from .adapter import AVERAGE_FILE, add_adapter, add_text_adapters, save_adapter
+from .batches import Batch, EncodedPictures, draw_batch, encode_data, generator
+from .flow import objective_of
 from .folder import LOG_FILE, rescue
 from .interrupts import StopFlag, Stopped, signal_name
-from .objective import Objective, finite
+from .objective import finite
 from .optimization import NotFiniteError, Optimization
 from .parallel import Processes
 from .peak_memory import peak_bytes
+from .prior import encode_class, make_class_pictures
 from .records import Records
 from .reports import StepReport, TrainResult
 from .settings import TrainSettings, check_settings
@@ -88,23 +91,33 @@ class Trainer:
             self.records.open_folder()
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.parts = parts or load_parts(Path(settings.model))
-        self.objective = Objective(self.parts.noise, settings.snr_gamma)
+        self.parts = parts or load_model(settings.model, settings.variant, settings.model_config)
+        self.objective = objective_of(self.parts, settings)
         self.data: EncodedPictures = encode_data(self.parts, settings, on_picture)
+        self.prior = self._prepare_prior(on_picture) if settings.class_prompt else None
         self.notes += [f"note: {text}" for text in (*self.parts.notes, *self.data.notes)]
         self.unet = self.parts.unet
         add_adapter(self.unet, settings)
+        self.text = add_text_adapters(self.parts, settings) if settings.train_text_encoder else {}
         if settings.init_from:
-            start_from(self.unet, settings)
+            start_from({self.parts.family.layout.trained: self.unet, **self.text}, settings)
         if settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.unet.train()
         self.handle = self._offload() if settings.precision == "int8" or settings.method != "lora" else None
-        self.optimization = Optimization(self.unet, settings)
+        self.optimization = Optimization(self.unet, settings, self.text)
         self.notes += self.optimization.notes
         self.start = self._restore()
         if self.processes.first:
             self.records.begin(self.start, self.optimization.bytes)
+
+    def _prepare_prior(self, on_picture: Callable[[int, int], None] | None) -> EncodedPictures:
+        """The pictures of the class; the first process generates those that are missing."""
+        if self.processes.first:
+            notes = make_class_pictures(self.parts, self.settings, on_picture)
+            self.notes += [f"note: {text}" for text in notes]
+        self.processes.largest(0)  # the others wait for them
+        return encode_class(self.parts, self.settings)
 
     def _offload(self) -> Any:
         from systolora.offloading.quantization import quantization_for
@@ -234,9 +247,10 @@ class Trainer:
         for micro in range(settings.accumulation):
             if isinstance(self.handle, OffloadHandle):  # micro-batches are not rounded with the same random numbers
                 self.handle.step = step * settings.accumulation + micro
-            batch = draw_batch(self.data, settings, self.objective.timesteps, step, micro)
-            with torch.autocast(self.parameters[0].device.type, torch.bfloat16, settings.mixed_precision == "bf16"):
-                loss = self.objective.loss(self.unet, batch.part(self.processes.rank, self.processes.world))
+            loss = self._loss(draw_batch(self.data, settings, self.objective.draw_times, step, micro))
+            if self.prior:
+                known = draw_batch(self.prior, settings, self.objective.draw_times, step, micro, "class ")
+                loss = loss + settings.prior_weight * self._loss(known)
             (loss / settings.accumulation).backward()
             total += loss.item() / settings.accumulation
         total = self.processes.mean_of(total)
@@ -244,6 +258,12 @@ class Trainer:
             raise NotFiniteError(f"the loss of step {step + 1} is {total}")
         self.processes.average_gradients(self.parameters)
         return total
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        """Of this process's share of a micro-batch."""
+        batch = batch.part(self.processes.rank, self.processes.world)
+        with torch.autocast(self.parameters[0].device.type, torch.bfloat16, self.settings.mixed_precision == "bf16"):
+            return self.objective.loss(self.unet, batch.encoded_anew(self.parts) if self.text else batch)
 
     def checkpoint(self, step: int) -> None:
         """Writes the state after `step` steps.
@@ -276,10 +296,11 @@ class Trainer:
     def _save(self, folder: Path) -> Path:
         """Writes what was trained: the LoRA, or IntLoRA's integer adapter in place of it. Returns where it is."""
         if self.settings.method == "lora":
+            layout = self.parts.family.layout
             if self.optimization.average:
                 with self.optimization.average.in_place():
-                    save_adapter(self.unet, folder, self.settings, AVERAGE_FILE)
-            return save_adapter(self.unet, folder, self.settings)
+                    save_adapter(self.unet, folder, self.settings, layout, self.text, AVERAGE_FILE)
+            return save_adapter(self.unet, folder, self.settings, layout, self.text)
         from .integers import save_integers
 
         return save_integers(self.unet, self.handle, folder)

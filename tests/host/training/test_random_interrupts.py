@@ -34,9 +34,8 @@ os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"
 import diffusers, peft, transformers
 from systolora.cli.app import main
 import systolora.training.trainer as trainer, systolora.training.progress, systolora.offloading.model
-from pathlib import Path
-parts = trainer.load_parts(Path(sys.argv[1]))
-trainer.load_parts = lambda folder: parts
+parts = trainer.load_model(sys.argv[1])
+trainer.load_model = lambda *_: parts
 print("ready", flush=True)
 for line in sys.stdin:
     order = json.loads(line)

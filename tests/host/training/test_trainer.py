@@ -174,8 +174,10 @@ def test_a_mistake_gets_one_line_and_exit_code_2(
 
 
 def test_another_kind_of_pipeline_is_named(settings: TrainSettings, tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(UserError, match="it holds a FluxPipeline; `train` takes a StableDiffusionPipeline"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "HunyuanDiTPipeline"}')
+    with pytest.raises(
+        UserError, match="it holds a HunyuanDiTPipeline; `train` takes a StableDiffusionPipeline, .*, FluxPipeline"
+    ):
         Trainer(replace(settings, model=str(tmp_path)))
 
 

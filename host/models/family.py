@@ -1,0 +1,64 @@
+"""What is particular to a family of models: how text is encoded, what else the model is told, how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .layouts import Layout
+
+Rows = dict[str, Tensor]
+"""Tensors by name, one row for each caption or picture. `text` is always among those of captions."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What becomes of a picture: its own (height, width), and the side of the square that it is scaled and cropped to, in pixels."""
+
+    height: int
+    width: int
+    side: int
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """(top, left) of the centred square in the scaled picture."""
+        least = min(self.height, self.width)
+        scaled = (round(self.height * self.side / least), round(self.width * self.side / least))
+        return (scaled[0] - self.side) // 2, (scaled[1] - self.side) // 2
+
+
+def nothing_added(model: Any, views: Sequence[View], guidance: float) -> Rows:
+    """For models that are told nothing but the text."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family.
+
+    Attributes:
+        layout: of its folders.
+        encode: (parts, captions) -> rows of the captions; gradients flow to text encoders that are trained.
+        predict: (model, noisy [batch, channels, height, width], timesteps [batch], rows of the batch) -> what the model predicts, as
+            noisy is.
+        added: (model, views, guidance) -> rows of the pictures, beside the text's.
+        limits: (parts) -> (tokenizer, most tokens) of each text encoder.
+        text_width: of the model's configuration; None where it cannot be told. channels: latent channels that it takes.
+        flow: whether it is trained by flow matching; else by its scheduler's noise schedule.
+        cells: latents along one side of what the model takes as one token. side: latents of its own resolution, for models whose
+            configuration has no `sample_size`.
+    """
+
+    layout: Layout
+    encode: Callable[[Any, list[str]], Rows]
+    predict: Callable[[Any, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+    limits: Callable[[Any], list[tuple[Any, int]]]
+    added: Callable[[Any, Sequence[View], float], Rows] = nothing_added
+    text_width: Callable[[Any], int | None] = lambda config: None
+    channels: Callable[[Any], int] = lambda config: int(config.in_channels)
+    flow: bool = False
+    cells: int = 1
+    side: int = 0
