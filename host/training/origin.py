@@ -9,11 +9,13 @@ from typing import Any
 
 from systolora.errors import UserError
 
-from .captions import find_pictures
 from .fingerprints import check_same, data_fingerprint, model_fingerprint
 from .settings import RESUME_FREE, TrainSettings
+from .sources import find_data
 
 _BY_CONTENTS = {"model": "--model", "data": "--data"}
+_CACHED = "cache_dir"
+"""Where the cache is may change, whether there is one may not: with it, pictures are encoded one by one, which rounds otherwise."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Origin:
         model, data = Path(settings.model), Path(settings.data)
         return cls(
             _kept(settings),
-            {"model": model_fingerprint(model), "data": data_fingerprint(data, find_pictures(data, settings.prompt))},
+            {"model": model_fingerprint(model), "data": data_fingerprint(data, find_data(data, settings)[0])},
         )
 
     def facts(self) -> dict[str, Any]:
@@ -70,4 +72,5 @@ class Origin:
 
 def _kept(settings: TrainSettings) -> dict[str, Any]:
     free = RESUME_FREE | set(_BY_CONTENTS)
-    return {name: value for name, value in settings.as_dict().items() if name not in free}
+    kept = {name: value for name, value in settings.as_dict().items() if name not in free}
+    return kept | {_CACHED: bool(settings.cache_dir)}

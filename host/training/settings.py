@@ -20,10 +20,11 @@ from systolora.intlora.settings import (
 from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
 from systolora.options import LARGEST_SEED, check_rules, merge_settings, setting
 
+from .data_settings import DATA as _DATA
+from .data_settings import DataSettings
 from .settings_file import load_settings_file
 
-_DATA, _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
-    "Model and pictures",
+_ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
     "Adapter",
     "Training",
     "Device",
@@ -37,7 +38,7 @@ _MOST_STEPS = 10**9
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(DataSettings):
     """Settings of one fine-tuning run; each is an option of `systolora train` and a key of its YAML file."""
 
     model: str = setting(
@@ -207,7 +208,10 @@ class TrainSettings:
 
 # What may differ between a run and its continuation.
 RESUME_FREE = frozenset(
-    {"resume", "steps", "checkpoint_every", "keep_checkpoints", "threads", "output", "backend", "emulated_board"}
+    {
+        *("resume", "steps", "checkpoint_every", "keep_checkpoints", "threads", "output", "backend", "emulated_board"),
+        *("cache_dir",),
+    }
 )
 
 
