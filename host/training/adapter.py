@@ -93,7 +93,7 @@ def _header(unet: Any, settings: TrainSettings) -> dict[str, str]:
 
 def public_settings(settings: TrainSettings) -> dict[str, Any]:
     """The settings as they may stand in a file that is given away: of the model's folder the name, of the others nothing."""
-    own = {name: value for name, value in settings.as_dict().items() if name not in ("data", "output")}
+    own = {name: value for name, value in settings.as_dict().items() if name not in ("data", "output", "cache_dir")}
     return own | {"model": Path(settings.model).resolve().name}
 
 

@@ -180,7 +180,8 @@ def test_a_data_set_on_disk_gives_its_pictures_and_captions(folder: Path, tmp_pa
     datasets = pytest.importorskip("datasets")
     paths = [folder / "a.png", folder / "dogs/d.png"]
     columns = {"image": [str(path) for path in paths], "text": ["one", ""]}
-    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    rows = datasets.Dataset.from_dict(columns, features=features)
     place = tmp_path / "set"
     if form == "saved":
         rows.save_to_disk(str(place))
