@@ -22,6 +22,7 @@ from systolora.options import LARGEST_SEED, check_rules, merge_settings, setting
 
 from .data_settings import DATA as _DATA
 from .data_settings import DataSettings
+from .run_settings import RUN_NAMES, RunSettings
 from .settings_file import load_settings_file
 
 _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
@@ -38,7 +39,7 @@ _MOST_STEPS = 10**9
 
 
 @dataclass(frozen=True)
-class TrainSettings(DataSettings):
+class TrainSettings(DataSettings, RunSettings):
     """Settings of one fine-tuning run; each is an option of `systolora train` and a key of its YAML file."""
 
     model: str = setting(
@@ -180,6 +181,11 @@ class TrainSettings(DataSettings):
         return adapted_by(self.targets, self.adapt)
 
     @property
+    def checkpoints(self) -> bool:
+        """Whether the run writes any."""
+        return self.checkpoint_every > 0 or self.checkpoint_minutes > 0
+
+    @property
     def intlora(self) -> IntLoraSettings:
         """The settings of the integers, for the methods that have them.
 
@@ -210,7 +216,7 @@ class TrainSettings(DataSettings):
 RESUME_FREE = frozenset(
     {
         *("resume", "steps", "checkpoint_every", "keep_checkpoints", "threads", "output", "backend", "emulated_board"),
-        *("cache_dir",),
+        *("cache_dir", *RUN_NAMES),
     }
 )
 

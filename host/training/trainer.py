@@ -22,7 +22,7 @@ from systolora.models.pipeline import PipelineParts, load_parts
 
 from .adapter import add_adapter, save_adapter
 from .batches import EncodedPictures, draw_batch, encode_data, generator
-from .folder import LOG_FILE, rescue
+from .folder import rescue
 from .interrupts import StopFlag, Stopped, signal_name
 from .objective import Objective, finite
 from .optimization import NotFiniteError, Optimization
@@ -30,8 +30,10 @@ from .parallel import Processes
 from .peak_memory import peak_bytes
 from .records import Records
 from .reports import StepReport, TrainResult
+from .run_record import LOG_FILE
 from .settings import TrainSettings, check_settings
 from .state import put_state, take_state
+from .story import RunStory
 
 __all__ = ["LOG_FILE", "StepReport", "TrainResult", "Trainer", "train"]
 
@@ -69,6 +71,7 @@ class Trainer:
         self.device = device
         self.losses: list[float] = []
         self.notes: list[str] = []
+        self.story: RunStory | None = None
         self.on_note: Callable[[str], None] = warnings.warn
         try:
             with self.processes.together():
@@ -101,6 +104,23 @@ class Trainer:
         self.start = self._restore()
         if self.processes.first:
             self.records.begin(self.start, self.optimization.bytes)
+            self.story = self._story()
+
+    def _story(self) -> RunStory:
+        return RunStory(
+            self.settings,
+            self.parts,
+            self.data,
+            self.start,
+            self.records.fingerprint(),
+            self.report,
+            self._save,
+            lambda text: self.on_note(text),
+        )
+
+    def report(self) -> str:
+        """What ran where so far."""
+        return str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
 
     def _offload(self) -> Any:
         from systolora.offloading.model import offload
@@ -142,15 +162,15 @@ class Trainer:
             raise RuntimeError("this trainer has run or was closed: make another, with resume to go on")
         began = time.perf_counter()
         try:
-            with StopFlag(patience=1 if self.processes.world == 1 else 2) as flag:
+            told = self.story.told() if self.story else contextlib.nullcontext()
+            with StopFlag(patience=1 if self.processes.world == 1 else 2) as flag, told:
                 for step in range(self.start, self.settings.steps):
                     self._stop_if_asked(flag, step)
                     self._one_step(step, on_step)
                 path = rescue(self._save, self.output) if self.processes.first else self.output
         finally:
             self.records.close()
-        text = str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
-        return TrainResult(path, self.losses, time.perf_counter() - began, peak_bytes(), text)
+        return TrainResult(path, self.losses, time.perf_counter() - began, peak_bytes(), self.report())
 
     def _one_step(self, step: int, on_step: Callable[[StepReport], None] | None) -> None:
         report, done = self.step(step), step + 1
@@ -158,12 +178,20 @@ class Trainer:
         if self.processes.first:
             with self._going_on(f"{LOG_FILE} lacks step {done}"):
                 self.records.log(asdict(report))
-        every = self.settings.checkpoint_every
-        if every and (done % every == 0 or done == self.settings.steps):
+        saved = self._checkpoint_is_due(done)
+        if saved:
             with self._going_on(f"there is no checkpoint of step {done}"):
                 self.checkpoint(done)
+        if self.story:
+            self.story.step(report, saved)
         if on_step:
             on_step(report)
+
+    def _checkpoint_is_due(self, done: int) -> bool:
+        every = self.settings.checkpoint_every
+        by_time = bool(self.story and self.story.checkpoint_is_due())
+        last = self.settings.checkpoints and done == self.settings.steps
+        return last or by_time or (every > 0 and done % every == 0)
 
     @contextlib.contextmanager
     def _going_on(self, consequence: str) -> Iterator[None]:
@@ -185,7 +213,7 @@ class Trainer:
         text = f"stopped by {signal_name(signum)} after step {done} of {self.settings.steps}"
         if done == 0:
             text = f"stopped by {signal_name(signum)} before the first step: nothing to save, start it again"
-        elif not self.settings.checkpoint_every and done > self.start:
+        elif not self.settings.checkpoints and done > self.start:
             text += "; nothing was saved, as --checkpoint-every is 0"
         else:
             try:
@@ -203,7 +231,7 @@ class Trainer:
         Raises:
             UserError: if loss, gradients or new weights are not finite.
         """
-        began = time.perf_counter()
+        began, on_device = time.perf_counter(), self._device_seconds()
         if self.handle:
             self.handle.step = step
         # For models with dropout: it repeats in a run that goes on.
@@ -218,7 +246,11 @@ class Trainer:
             else:
                 cause = f": lower --learning-rate; {self.records.last()}"
             raise UserError(f"{error}{cause}") from None
-        return StepReport(step + 1, loss, self.optimization.rate(step), time.perf_counter() - began)
+        seconds, rate = time.perf_counter() - began, self.optimization.rate(step)
+        return StepReport(step + 1, loss, rate, seconds, self._device_seconds() - on_device)
+
+    def _device_seconds(self) -> float:
+        return float(getattr(self.handle, "device_seconds", 0.0))
 
     def _gradients(self, step: int) -> float:
         """The loss of a step, whose gradients then lie in the parameters."""
@@ -254,7 +286,7 @@ class Trainer:
         losses, state = found
         put_state(state, self.optimization.named, self.optimization.optimizer, self.handle)
         self.losses = losses
-        self.notes.append(f"going on after step {len(losses)} of {self.settings.steps}")
+        self.notes += [f"going on after step {len(losses)} of {self.settings.steps}", *self.records.changes()]
         return len(losses)
 
     def _save(self, folder: Path) -> Path:
