@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from systolora.files import write_atomically
 from systolora.hls.rendering import template_environment
 
@@ -21,7 +23,7 @@ _MOST_POINTS = 600
 _KEEP = 0.95
 """Of the running mean, as in the progress line: about the last twenty steps."""
 
-_MOST_PICTURES = 12
+_MOST_PICTURES, _THUMBNAIL = 12, 224
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,10 @@ def render_page(facts: PageFacts) -> str:
         loss=_loss_curve(facts.rows),
         rate=_curve(facts.rows, {"learning rate": [row["learning_rate"] for row in facts.rows]}),
         prompts=list(facts.prompts),
-        drawn=[(step, [_embedded(path) for path in paths]) for step, paths in _some(list(facts.drawn), _MOST_PICTURES)],
+        drawn=[
+            (step, [_embedded(path) for path in paths])
+            for step, paths in _some(list(facts.drawn), _MOST_PICTURES)[::-1]
+        ],
         report=facts.report,
         forecast=list(facts.forecast),
         settings=[(name, _text(value)) for name, value in facts.run["settings"].items()],
@@ -149,7 +154,12 @@ def _some(items: list[Any], most: int) -> list[Any]:
 
 
 def _embedded(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    """A picture as a data URL, made smaller where it is larger than a thumbnail: a page of full ones would be tens of megabytes."""
+    buffer = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        picture.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _text(value: object) -> str:

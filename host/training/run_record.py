@@ -45,8 +45,8 @@ def digest_of(contents: Mapping[str, str]) -> str:
 
 
 def now() -> str:
-    """The time of this moment, UTC, as ISO 8601 writes it."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    """The time of this moment, for people and in the order of time."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def write_run(output: Path, facts: Mapping[str, Any]) -> None:

@@ -69,9 +69,7 @@ class Trackers:
             tracker = kind(output.name or "run", str(output))
         else:
             tracker = kind(output.name or "run")
-        tracker.main_process_only = (
-            False  # only the first process has trackers
-        )
+        tracker.main_process_only = False  # only the first process has trackers
         if hasattr(tracker, "start"):
             tracker.start()
         if name != DEFAULT:  # run.json has the settings; TensorBoard would make a second log of them
