@@ -44,6 +44,7 @@ RUN = {
     "systolora simulate --gemms layers.csv --trace trace.json --trace-events 100000": "",
     "systolora train --model FOLDER --data FOLDER --output runs/one --rank 4 --targets kv --steps 1000": SHORT,
     "systolora train ... --method intlora-mul --bits 4": f"{SHORT} --output run",
+    "systolora runs runs": "",
     "systolora merge run/intlora_adapter.safetensors --model MODEL --out merged.safetensors": "",
     "systolora inspect merged.safetensors": "",
     "systolora export merged.safetensors --model MODEL --out FOLDER": "",
