@@ -13,6 +13,7 @@ from systolora.errors import UserError
 from systolora.files import write_atomically
 from torch import Tensor
 
+from .adapter import public_settings
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from .fingerprints import data_fingerprint
 from .folder import RunFolder
@@ -52,7 +53,9 @@ class Records:
     def changes(self) -> list[str]:
         """What is not as it was when the run was last started, though a run may go on with it; a line each for settings and versions."""
         before = read_run(self.output) or {}
-        ours = {name: value for name, value in self.settings.as_dict().items() if name not in ("resume", "output")}
+        ours = {
+            name: value for name, value in public_settings(self.settings).items() if name not in ("resume", "model")
+        }
         pairs = (("settings", ours), ("versions", versions()))
         lines = []
         for what, found in pairs:

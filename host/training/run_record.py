@@ -59,14 +59,17 @@ def write_run(output: Path, facts: Mapping[str, Any]) -> None:
 
 
 def write_settings(output: Path, settings: Mapping[str, Any]) -> None:
-    """Writes the settings as a YAML file that `--config` takes.
+    """Writes the settings as a YAML file that `--config` takes, without the folders of this computer.
 
     Raises:
         OSError: if it cannot be written.
     """
     import yaml
 
-    text = f"# All settings of this run; systolora train --config {SETTINGS_FILE} --output ANOTHER repeats it.\n"
+    text = (
+        f"# All settings of this run but its folders: systolora train --config {SETTINGS_FILE} --model FOLDER --data FOLDER --output FOLDER\n"
+        "# repeats it.\n"
+    )
     text += yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
     write_atomically(output / SETTINGS_FILE, text.encode())
 

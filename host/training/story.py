@@ -15,6 +15,7 @@ from typing import Any
 from systolora.errors import UserError
 from systolora.models.pipeline import PipelineParts
 
+from .adapter import public_settings
 from .batches import EncodedPictures
 from .folder import ADAPTERS
 from .reports import StepReport
@@ -69,7 +70,7 @@ class RunStory:
             "message": "",
             "started": now(),
             "resumed_from": self.start,
-            "settings": {**self.settings.as_dict(), "resume": False},
+            "settings": {**public_settings(self.settings), "resume": False},
             "versions": versions(),
             "trackers": self._trackers.names,
             "notes": self._trackers.notes,
@@ -130,7 +131,7 @@ class RunStory:
         report = self.report()
         # On the way the next one makes up for one that fails, and the checkpoint beside it has told of the disk.
         with contextlib.suppress(OSError) if state == RUNNING else self._going_on("run.json and the page are"):
-            write_settings(self.output, self._facts["settings"])
+            write_settings(self.output, {key: value for key, value in facts["settings"].items() if key != "model"})
             write_run(self.output, {**facts, "report": report})
             drawn, rows = drawn_steps(self.output), read_log(self.output)
             write_page(

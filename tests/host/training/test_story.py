@@ -66,7 +66,7 @@ def test_a_run_that_is_seen_trains_the_bits_of_one_that_is_not(
     facts = read_run(output)
     assert facts is not None and facts["state"] == "finished" and facts["data"]["pictures"] == 4
     assert facts["versions"]["torch"] == torch.__version__ and len(facts["data"]["fingerprint"]) == 64
-    again = read_settings(output / "settings.yaml", {})
+    again = read_settings(output / "settings.yaml", {"model": shown.model, "data": shown.data, "output": shown.output})
     assert again == replace(shown, precision="int8", rounding="stochastic")
 
     page = (output / "run.html").read_text()
