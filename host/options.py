@@ -49,6 +49,12 @@ def rule_of(item: Field[Any]) -> Rule:
     return rule
 
 
+def fields_in_order(settings: type) -> list[Field[Any]]:
+    """The fields of a settings dataclass, its own before those of the classes that it is made from."""
+    own = vars(settings).get("__annotations__") or settings.__annotations__
+    return sorted(fields(settings), key=lambda item: item.name not in own)
+
+
 def option_name(name: str) -> str:
     """The option of a setting: two dashes, and dashes for underscores."""
     return "--" + name.replace("_", "-")
@@ -95,7 +101,7 @@ def merge_settings(base: _Settings, changes: Mapping[str, Any], origin: str) -> 
     Raises:
         UserError: for an unknown name or a value of the wrong type; `origin` says where it stood.
     """
-    known = {item.name: type(getattr(base, item.name)) for item in fields(base)}  # type: ignore[arg-type]
+    known = {item.name: type(getattr(base, item.name)) for item in fields_in_order(type(base))}
     converted: dict[str, Any] = {}
     for name, value in changes.items():
         if name not in known:

@@ -23,6 +23,7 @@ from .bench import add_commands as add_bench_commands
 from .hardware import add_commands as add_hardware_commands
 from .intlora import add_commands as add_intlora_commands
 from .options import CommandGroup, GroupedCommand, Json, make_console, options_from
+from .runs import add_commands as add_runs_commands
 
 # Plain help: Rich's takes "[default: 4]" for markup, cuts long names at 80 columns, and draws frames that not every terminal has.
 app = typer.Typer(
@@ -145,6 +146,7 @@ add_adapter_commands(app)
 add_bench_commands(app)
 add_hardware_commands(app)
 add_intlora_commands(app)
+add_runs_commands(app)
 
 
 def main() -> None:

@@ -6,14 +6,14 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable
-from dataclasses import Field, fields
+from dataclasses import Field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from systolora.options import Rule, option_name, rule_of
+from systolora.options import Rule, fields_in_order, option_name, rule_of
 from typer.core import TyperCommand, TyperGroup
 
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs to read.", show_default=False)]
@@ -132,7 +132,7 @@ def options_from(settings: type) -> Callable[[Callable[..., Any]], Callable[...,
         hints = get_type_hints(function, include_extras=True)
         declared = inspect.signature(function).parameters.values()
         own = [p.replace(annotation=hints[p.name]) for p in declared if p.kind is not p.VAR_KEYWORD]
-        made = [_parameter(field) for field in fields(settings)]
+        made = [_parameter(field) for field in fields_in_order(settings)]
         names = {parameter.name for parameter in made}
 
         def command(**values: Any) -> Any:

@@ -10,6 +10,7 @@ from rich.console import Console
 from systolora.training.interrupts import EndAtOnce, Stopped, exit_code
 from systolora.training.settings import TrainSettings
 
+from .forecast import forecast
 from .options import make_console
 
 
@@ -26,11 +27,14 @@ def run_training(settings: TrainSettings, json: bool) -> None:
 def _train(settings: TrainSettings, console: Console, json: bool, ending: EndAtOnce) -> None:
     from systolora.training.parallel import ToldElsewhere
     from systolora.training.progress import load_with_progress, say, train_with_progress
+    from systolora.training.run_page import PAGE_FILE
 
     quiet = console.quiet
     trainer = None
     try:
         trainer = load_with_progress(settings, console)
+        if trainer.story:
+            trainer.story.forecast = forecast(settings, trainer.parts.checked_resolution(settings.resolution))
         ending.text = None if quiet else " at once: what came after the last checkpoint is lost; go on with --resume"
         result = train_with_progress(trainer, console, "training")
         ending.text = None if quiet else f" after the end of the run: the adapter is in {result.adapter}"
@@ -52,6 +56,8 @@ def _train(settings: TrainSettings, console: Console, json: bool, ending: EndAtO
     say(console, f"adapter: {result.adapter}")
     if result.averaged:
         say(console, f"its mean over the steps (--ema {settings.ema:g}): {result.averaged}")
+    if trainer.story:
+        say(console, f"page: {trainer.output / PAGE_FILE}")
     if json:
         summary = {
             "adapter": str(result.adapter),

@@ -15,22 +15,29 @@ Rows = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class View:
-    """What becomes of a picture: its own (height, width), and the side of the square that it is scaled and cropped to, in pixels."""
+class Shown:
+    """What the model sees of a picture.
 
-    height: int
-    width: int
-    side: int
+    Attributes:
+        own: (width, height) of the picture in pixels. size: of what is cut out of it, once it is scaled to just cover that.
+        place: from 0 to 1, where in the scaled picture that is. mirrored: afterwards.
+    """
+
+    own: tuple[int, int]
+    size: tuple[int, int]
+    place: tuple[float, float] = (0.5, 0.5)
+    mirrored: bool = False
 
     @property
     def corner(self) -> tuple[int, int]:
-        """(top, left) of the centred square in the scaled picture."""
-        least = min(self.height, self.width)
-        scaled = (round(self.height * self.side / least), round(self.width * self.side / least))
-        return (scaled[0] - self.side) // 2, (scaled[1] - self.side) // 2
+        """(top, left) of what is cut out, in the scaled picture, which is mirrored too."""
+        scale = max(size / own for size, own in zip(self.size, self.own, strict=True))
+        across, down = (round(own * scale) - size for own, size in zip(self.own, self.size, strict=True))
+        left = round(across * self.place[0])
+        return round(down * self.place[1]), across - left if self.mirrored else left
 
 
-def nothing_added(model: Any, views: Sequence[View], guidance: float) -> Rows:
+def nothing_added(model: Any, views: Sequence[Shown], guidance: float) -> Rows:
     """For models that are told nothing but the text."""
     return {}
 
@@ -56,7 +63,7 @@ class Family:
     encode: Callable[[Any, list[str]], Rows]
     predict: Callable[[Any, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
     limits: Callable[[Any], list[tuple[Any, int]]]
-    added: Callable[[Any, Sequence[View], float], Rows] = nothing_added
+    added: Callable[[Any, Sequence[Shown], float], Rows] = nothing_added
     text_width: Callable[[Any], int | None] = lambda config: None
     channels: Callable[[Any], int] = lambda config: int(config.in_channels)
     flow: bool = False

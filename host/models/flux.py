@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .encoding import caption_limit
-from .family import Family, Rows, View
+from .family import Family, Rows, Shown
 from .layouts import FLUX_LAYOUT
 
 _T5_TOKENS = 512
@@ -23,7 +23,7 @@ def _encode(parts: Any, captions: list[str]) -> Rows:
     return {"text": text, "pooled": pooled}
 
 
-def _added(model: Any, views: Sequence[View], guidance: float) -> Rows:
+def _added(model: Any, views: Sequence[Shown], guidance: float) -> Rows:
     """The guidance that a distilled model is told; one that takes none (schnell) is told none."""
     return {"guidance": torch.full((len(views),), guidance)} if model.config.guidance_embeds else {}
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .family import Family, Rows, View
+from .family import Family, Rows, Shown
 from .layouts import PIXART_LAYOUT
 
 _TOKENS = {"PixArtAlphaPipeline": 120, "PixArtSigmaPipeline": 300}
@@ -25,11 +25,14 @@ def _encode(parts: Any, captions: list[str]) -> Rows:
     return {"text": text, "mask": mask}
 
 
-def _added(model: Any, views: Sequence[View], guidance: float) -> Rows:
+def _added(model: Any, views: Sequence[Shown], guidance: float) -> Rows:
     if not model.config.use_additional_conditions:
         return {}
-    sides = [(float(view.side), float(view.side)) for view in views]
-    return {"resolution": torch.tensor(sides), "aspect_ratio": torch.ones(len(views), 1)}
+    sides = [(float(view.size[1]), float(view.size[0])) for view in views]
+    return {
+        "resolution": torch.tensor(sides),
+        "aspect_ratio": torch.tensor([[height / width] for height, width in sides]),
+    }
 
 
 def _predict(model: Any, noisy: Tensor, timesteps: Tensor, rows: Mapping[str, Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .encoding import caption_limit
-from .family import Family, Rows, View
+from .family import Family, Rows, Shown
 from .layouts import SDXL_LAYOUT
 
 
@@ -22,9 +22,9 @@ def _encode(parts: Any, captions: list[str]) -> Rows:
     return {"text": text, "pooled": pooled}
 
 
-def _added(model: Any, views: Sequence[View], guidance: float) -> Rows:
+def _added(model: Any, views: Sequence[Shown], guidance: float) -> Rows:
     """Original size, corner of the crop and target size, each (height, width): what the pipeline calls time ids."""
-    rows = [(view.height, view.width, *view.corner, view.side, view.side) for view in views]
+    rows = [(*view.own[::-1], *view.corner, *view.size[::-1]) for view in views]
     return {"time_ids": torch.tensor(rows, dtype=torch.float32)}
 
 

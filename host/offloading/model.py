@@ -62,6 +62,11 @@ class OffloadHandle:
         return self._session.device
 
     @property
+    def device_seconds(self) -> float:
+        """Seconds that programs took on the device so far, without what the host prepares for them."""
+        return self._session.device_seconds
+
+    @property
     def step(self) -> int:
         """The optimizer step, from which seeds of stochastic rounding are made.
 

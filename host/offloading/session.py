@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
@@ -43,7 +44,7 @@ class Session:
 
     Attributes:
         step: of the optimizer; the seeds of stochastic rounding depend on it.
-        shared: the int8 copies of inputs that several layers have.
+        shared: the int8 copies of inputs that several layers have. device_seconds: that programs took on the device so far.
     """
 
     def __init__(self, device: Device, quantization: QuantizationConfig) -> None:
@@ -51,6 +52,7 @@ class Session:
         self.quantization = quantization
         self.pool = BufferPool(device)
         self.step = 0
+        self.device_seconds = 0.0
         self.shared = SharedInputs()
         self._templates: dict[Plan, ProgramTemplate] = {}
         self._open = True
@@ -108,6 +110,7 @@ class Session:
             upload(values, matrix) if isinstance(values, Tensor) else matrix.write(values)
         step, quantization = self.step if step is None else step, self.quantization
         program = template.place(buffers, layer, lambda label: quantization.seed_for(step, index, label))
+        began = time.perf_counter()
         try:
             self.device.run(program)
         except DeviceError as error:
@@ -123,6 +126,8 @@ class Session:
                 f"layer {where!r}: {what.split(',')[0]} holds a NaN or an infinity and cannot be quantized; "
                 "lower the learning rate, or look at what feeds this layer"
             ) from error
+        finally:
+            self.device_seconds += time.perf_counter() - began
         results = {}
         for name in outputs:
             matrix = template.matrix(name, buffers)

@@ -27,7 +27,7 @@ INTLORA_FILE = "intlora_adapter.safetensors"
 SETTINGS_KEY = "systolora"
 PEFT_FILE = "peft/adapter_model.safetensors"
 _PEFT_CONFIG = "adapter_config.json"
-_PRIVATE = frozenset({"data", "output", "class_data", "model_config", "init_from"})
+_PRIVATE = frozenset({"data", "output", "class_data", "model_config", "init_from", "cache_dir"})
 """Settings that name folders of the computer that trained it."""
 _CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from systolora.errors import UserError
 from systolora.models.encoding import PICTURES_AT_ONCE, encode_pictures
-from systolora.models.family import View
+from systolora.models.family import Shown
 from systolora.models.pipeline import PipelineParts
 from torch import Tensor
 
-from .captions import CaptionedPicture, find_pictures, folder_notes, names_of
-from .pictures import check_pictures, load_picture, parse_colour, picture_size
+from .cache import EncodingCache, model_digest
+from .captions import CaptionedPicture, names_of
+from .order import batch_place, generator
+from .pictures import Size, load_picture, parse_colour
+from .repeats import picture_repeats
 from .settings import TrainSettings
+from .sources import find_data
+from .texts import encode_texts
+from .views import Plan, PlannedPicture, View, plan_pictures
+
+__all__ = ["Batch", "Bucket", "EncodedPictures", "draw_batch", "encode_data", "generator"]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Pictures of one size.
+
+    Attributes:
+        mean, deviation: latents, float32 [views, pictures, channels, height, width]; views are the crops, each as it is and, with
+            mirrored pictures, mirrored.
+        pictures: number of each among all. order: those that come in an epoch, as places here, a repeated one several times.
+        added: what the model is told of each view, beside its caption, [views, pictures, ...] by name, as its family does.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    pictures: tuple[int, ...]
+    order: tuple[int, ...]
+    added: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -25,27 +51,39 @@ class EncodedPictures:
     """The data set as the model sees it, encoded once.
 
     Attributes:
-        mean, deviation: latents, float32 [flips, pictures, channels, height, width]; flips is 1, or 2 with mirrored pictures.
+        buckets: the latents, one for each size of pictures.
         text: float32 [pictures, tokens, width]. empty: float32 [tokens, width], of the empty caption.
-        notes: what the user should know of the pictures and captions, a line each.
-        told: what else the model is told of each picture and its caption, [pictures, ...] by name, as its family does.
-        empty_told: of the empty caption, [...] by name; what is not named depends on the picture alone.
+        told: what else the model is told of each picture's caption, [pictures, ...] by name, as its family does.
+        empty_told: the same of the empty caption, [...] by name.
         captions: of the pictures, for text encoders that are trained.
+        notes: what the user should know of the pictures and captions, a line each. skipped: pictures that were left out.
     """
 
-    mean: Tensor
-    deviation: Tensor
+    buckets: tuple[Bucket, ...]
     text: Tensor
     empty: Tensor
     notes: tuple[str, ...] = ()
     told: Mapping[str, Tensor] = field(default_factory=dict)
     empty_told: Mapping[str, Tensor] = field(default_factory=dict)
     captions: tuple[str, ...] = ()
+    skipped: int = 0
 
     @property
     def count(self) -> int:
         """Number of pictures."""
         return self.text.shape[0]
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the only bucket."""
+        (bucket,) = self.buckets
+        return bucket.mean
+
+    @property
+    def deviation(self) -> Tensor:
+        """Of the only bucket."""
+        (bucket,) = self.buckets
+        return bucket.deviation
 
 
 @dataclass(frozen=True)
@@ -90,62 +128,131 @@ def encode_data(
     Raises:
         UserError: for a bad folder, picture, caption or setting, or a model that gives values that are not finite.
     """
-    folder, background = Path(settings.data), parse_colour(settings.background)
-    resolution = parts.checked_resolution(settings.resolution)
-    pictures = find_pictures(folder, settings.prompt)
-    paths = [picture.path for picture in pictures]
-    notes = [*folder_notes(folder, pictures), *check_pictures(paths, background), *_cut_captions(parts, pictures)]
-    rows = parts.encode([*(picture.caption for picture in pictures), ""])
+    folder, resolution = Path(settings.data), parts.checked_resolution(settings.resolution)
+    pictures, notes = find_data(folder, settings)
+    cache = EncodingCache(Path(settings.cache_dir)) if settings.cache_dir else None
+    vae = model_digest(parts.vae) if cache else ""
+    plan = plan_pictures(pictures, settings, resolution, parts.vae_factor, cache, vae)
+    used = [planned.picture for planned in plan.pictures]
+    notes += [*plan.notes, *_cut_captions(parts, used)]
+    rows = encode_texts(parts, [*(picture.caption for picture in used), ""], cache)
     text = rows.pop("text")
-    views = [View(*picture_size(path), resolution) for path in paths]
-    added = parts.family.added(parts.unet, views, settings.guidance)
-    means, deviations = [], []
-    for start in range(0, len(paths), PICTURES_AT_ONCE):
-        if on_picture:
-            on_picture(start, len(paths))
-        some = paths[start : start + PICTURES_AT_ONCE]
-        pixels = torch.stack([torch.from_numpy(load_picture(path, resolution, background)) for path in some])
-        mean, deviation = _encode_views(parts.vae, pixels, settings.random_flip, some)
-        means.append(mean)
-        deviations.append(deviation)
-    if on_picture:
-        on_picture(len(paths), len(paths))
+    latents = list(_encode_plan(parts.vae, plan, settings, cache, vae, on_picture or (lambda done, total: None)))
+    repeats = picture_repeats(folder, used, settings.repeats)
+    if cache:
+        notes += [*cache.notes, f"{cache.hits} encodings were in {cache.folder}, {cache.made} were made"]
     return EncodedPictures(
-        torch.cat(means, 1),
-        torch.cat(deviations, 1),
+        _buckets(plan, latents, repeats, lambda shown: parts.family.added(parts.unet, shown, settings.guidance)),
         text[:-1],
         text[-1],
         tuple(notes),
-        told={name: tensor[:-1] for name, tensor in rows.items()} | added,
+        told={name: tensor[:-1] for name, tensor in rows.items()},
         empty_told={name: tensor[-1] for name, tensor in rows.items()},
-        captions=tuple(picture.caption for picture in pictures),
+        captions=tuple(picture.caption for picture in used),
+        skipped=plan.skipped,
     )
 
 
-def _encode_views(vae: Any, pixels: Tensor, flip: bool, paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
-    """(mean, deviation), [flips, pictures, channels, height, width], of a few pictures and, with `flip`, their mirror images."""
-    views = [pixels, pixels.flip(-1)] if flip else [pixels]
-    mean, deviation = (
-        torch.stack(tensors) for tensors in zip(*(encode_pictures(vae, view) for view in views), strict=True)
-    )
+Latents = tuple[Tensor, Tensor]
+"""(mean, deviation) of a picture, each [views, channels, height, width]."""
+
+
+def _encode_plan(
+    vae: Any,
+    plan: Plan,
+    settings: TrainSettings,
+    cache: EncodingCache | None,
+    digest: str,
+    on_picture: Callable[[int, int], None],
+) -> Iterator[Latents]:
+    """The latents of each picture. A few of one size are encoded at once; with a cache each alone, whose bits then depend on no other."""
+    background, total, done = parse_colour(settings.background), len(plan.pictures), 0
+    for some in _groups(plan.pictures, 1 if cache else PICTURES_AT_ONCE):
+        on_picture(done, total)
+        if cache:
+            yield _cached(vae, some[0], background, cache, digest)
+        else:
+            yield from _encode_views(vae, some, background)
+        done += len(some)
+    on_picture(done, total)
+
+
+def _groups(pictures: Sequence[PlannedPicture], most: int) -> Iterator[list[PlannedPicture]]:
+    """Neighbours of one size, no more than `most` at once."""
+    some: list[PlannedPicture] = []
+    for planned in pictures:
+        if some and (len(some) == most or some[0].size != planned.size):
+            yield some
+            some = []
+        some.append(planned)
+    if some:
+        yield some
+
+
+def _cached(
+    vae: Any, planned: PlannedPicture, background: tuple[int, int, int], cache: EncodingCache, digest: str
+) -> Latents:
+    def latents(view: View) -> Mapping[str, Tensor]:
+        ((mean, deviation),) = _encode_views(vae, [replace(planned, views=(view,))], background)
+        return {"mean": mean, "deviation": deviation}
+
+    views = [cache.get(partial(latents, view), **planned.facts(view, digest, background)) for view in planned.views]
+    return torch.cat([view["mean"] for view in views]), torch.cat([view["deviation"] for view in views])
+
+
+def _encode_views(vae: Any, some: Sequence[PlannedPicture], background: tuple[int, int, int]) -> list[Latents]:
+    """The latents of a few pictures of one size, with as many views each."""
+    views: list[Latents] = []
+    for number, view in enumerate(some[0].views):
+        if not (view.mirrored and views):  # a mirrored view comes after the same one as it is
+            pixels = torch.stack([_pixels(planned, number, background) for planned in some])
+        views.append(encode_pictures(vae, pixels.flip(-1) if view.mirrored else pixels))
+    mean, deviation = (torch.stack(tensors) for tensors in zip(*views, strict=True))
     good = (mean.isfinite() & deviation.isfinite()).flatten(2).all(2).all(0)
     if not good.all():
         raise UserError(
-            f"--model: its autoencoder gives values that are not finite for {paths[int(good.long().argmin())]}"
+            f"--model: its autoencoder gives values that are not finite for {some[int(good.long().argmin())].picture.path}"
         )
-    return mean, deviation
+    return list(zip(mean.unbind(1), deviation.unbind(1), strict=True))
+
+
+def _pixels(planned: PlannedPicture, view: int, background: tuple[int, int, int]) -> Tensor:
+    return torch.from_numpy(load_picture(planned.picture, planned.size, background, planned.views[view].place))
+
+
+def _buckets(
+    plan: Plan,
+    latents: Sequence[Latents],
+    repeats: Sequence[int],
+    added: Callable[[Sequence[Shown]], Mapping[str, Tensor]],
+) -> tuple[Bucket, ...]:
+    """The pictures by size, in the order of their sizes."""
+    members: dict[Size, list[int]] = {}
+    for number, planned in enumerate(plan.pictures):
+        members.setdefault(planned.size, []).append(number)
+    buckets = []
+    for size in sorted(members):
+        own = [plan.pictures[number] for number in members[size]]
+        views = [
+            added([planned.shown(view) for planned, view in zip(own, some, strict=True)])
+            for some in zip(*(planned.views for planned in own), strict=True)
+        ]
+        buckets.append(
+            Bucket(
+                torch.cat([latents[number][0][:, None] for number in members[size]], 1),
+                torch.cat([latents[number][1][:, None] for number in members[size]], 1),
+                tuple(members[size]),
+                tuple(place for place, number in enumerate(members[size]) for _ in range(repeats[number])),
+                {name: torch.stack([view[name] for view in views]) for name in views[0]},
+            )
+        )
+    return tuple(buckets)
 
 
 def _cut_captions(parts: PipelineParts, pictures: Sequence[CaptionedPicture]) -> list[str]:
     limit, longer = parts.cut([picture.caption for picture in pictures])
     cut = [picture.path for picture, long in zip(pictures, longer, strict=True) if long]
     return [f"captions of more than {limit} tokens, the model's most, are cut: {names_of(cut)}"] if cut else []
-
-
-def generator(*key: object) -> torch.Generator:
-    """A random generator that depends on the key alone."""
-    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def draw_batch(
@@ -156,40 +263,46 @@ def draw_batch(
     micro: int,
     kind: str = "",
 ) -> Batch:
-    """Micro-batch `micro` of optimizer step `step`; every picture comes once an epoch, in an order of its own.
+    """Micro-batch `micro` of optimizer step `step`, all of one size; every picture comes as often as any other, in an order of its own.
+
+    Where all pictures have one size, what is drawn belongs to the whole step: it is the same however the step is cut into micro-batches
+    and processes.
 
     What is drawn belongs to the whole step: it is the same however the step is cut into micro-batches and processes.
 
     Args:
         draw_times: of the objective: (count, random) -> timesteps. kind: begins the name of the random numbers, for other data.
     """
-    whole = settings.batch * settings.accumulation
-    mine = slice(micro * settings.batch, (micro + 1) * settings.batch)
-    chosen = [_picture_number(data.count, settings.seed, step * whole + i, kind) for i in range(whole)[mine]]
-    random = generator(f"{kind}batch", settings.seed, step, 0)
-    shape = (whole, *data.mean.shape[2:])
-    flip = torch.randint(data.mean.shape[0], (whole,), generator=random)[mine]
-    spread, noise = (torch.randn(shape, generator=random)[mine] for _ in range(2))
+    counts = [len(bucket.order) for bucket in data.buckets]
+    number = step * settings.accumulation + micro
+    of, places = batch_place(counts, settings.batch, settings.seed, number, kind)
+    bucket = data.buckets[of]
+    chosen = [bucket.order[place] for place in places]
+    pictures = [bucket.pictures[place] for place in chosen]
+    # Batches of several sizes have their own noise each: shares of one stream would overlap.
+    whole, mine, key = settings.batch * settings.accumulation, micro, (step, 0)
+    if len(counts) > 1:
+        whole, mine, key = settings.batch, 0, (step, micro)
+    share = slice(mine * settings.batch, (mine + 1) * settings.batch)
+    random = generator(f"{kind}batch", settings.seed, *key)
+    shape = (whole, *bucket.mean.shape[2:])
+    view = torch.randint(bucket.mean.shape[0], (whole,), generator=random)[share]
+    spread, noise = (torch.randn(shape, generator=random)[share] for _ in range(2))
     if settings.noise_offset:
-        noise = noise + settings.noise_offset * torch.randn(*shape[:2], 1, 1, generator=random)[mine]
-    when = draw_times(whole, random)[mine]
-    dropped = torch.rand(whole, generator=random)[mine] < settings.caption_dropout
-    latents = data.mean[flip, chosen] + data.deviation[flip, chosen] * spread
-    told = {name: tensor[chosen] for name, tensor in data.told.items()}
-    told |= {name: _or_empty(dropped, told[name], empty) for name, empty in data.empty_told.items()}
+        noise = noise + settings.noise_offset * torch.randn(*shape[:2], 1, 1, generator=random)[share]
+    when = draw_times(whole, random)[share]
+    dropped = torch.rand(whole, generator=random)[share] < settings.caption_dropout
+    latents = bucket.mean[view, chosen] + bucket.deviation[view, chosen] * spread
+    told = {name: _or_empty(dropped, rows[pictures], data.empty_told[name]) for name, rows in data.told.items()}
+    told |= {name: rows[view, chosen] for name, rows in bucket.added.items()}
     said = (
-        tuple("" if gone else data.captions[n] for n, gone in zip(chosen, dropped, strict=True))
+        tuple("" if gone else data.captions[n] for n, gone in zip(pictures, dropped, strict=True))
         if data.captions
         else ()
     )
-    return Batch(latents, noise, when, _or_empty(dropped, data.text[chosen], data.empty), told, said)
+    return Batch(latents, noise, when, _or_empty(dropped, data.text[pictures], data.empty), told, said)
 
 
 def _or_empty(dropped: Tensor, rows: Tensor, empty: Tensor) -> Tensor:
     """`rows` [batch, ...] with `empty` [...] where `dropped` [batch]."""
     return torch.where(dropped.view(-1, *(1,) * empty.ndim), empty, rows)
-
-
-def _picture_number(count: int, seed: int, position: int, kind: str) -> int:
-    epoch, place = divmod(position, count)
-    return int(torch.randperm(count, generator=generator(f"{kind}order", seed, epoch))[place])

@@ -5,27 +5,23 @@ A kill at any moment loses no finished checkpoint, and a file that is damaged an
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from systolora.errors import UserError
 from systolora.files import write_atomically
 from torch import Tensor
+
+from .sealed import read_header, read_tensors, seal
 
 FOLDER = "checkpoints"
 VERSION = 2
 """Of the format. Version 1 was a pickle, with the ending .pt."""
 
 _KEY = "systolora_checkpoint"
-_SEAL = "sha256:"
-_UNSEALED = _SEAL + "0" * 64
 _NAME = re.compile(r"step-(\d{1,12})\.safetensors")
 _OLD_NAME = re.compile(r"step-\d+\.pt")
 
@@ -57,10 +53,8 @@ def old_checkpoints(output: Path) -> list[Path]:
 
 def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
     """The contents of a checkpoint's file."""
-    header = {"version": VERSION, "step": checkpoint.step, "facts": checkpoint.facts, "checksum": _UNSEALED}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    data = save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)})
-    return data.replace(_UNSEALED.encode(), _seal(data).encode(), 1)
+    header = {"version": VERSION, "step": checkpoint.step, "facts": checkpoint.facts}
+    return seal(_KEY, header, checkpoint.tensors)
 
 
 def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Path:
@@ -114,27 +108,14 @@ def parse_checkpoint(data: bytes, step: int) -> Checkpoint:
     Raises:
         ValueError: for anything else; a single changed bit is found.
     """
-    try:
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
-        seal, version = header["checksum"], header["version"]
-        if not isinstance(seal, str) or data.count(seal.encode()) != 1:
-            raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError, MemoryError, OverflowError):
-        raise ValueError("it is damaged or truncated") from None
-    if seal != _seal(data.replace(seal.encode(), _UNSEALED.encode(), 1)):
-        raise ValueError("it is damaged: its checksum does not match")
+    header = read_header(_KEY, data)
+    version = header.get("version")
     if version != VERSION:
         raise ValueError(f"it has version {version} of the format, this program reads version {VERSION}")
     try:
-        checkpoint = Checkpoint(int(header["step"]), dict(header["facts"]), load(data))
-    except (SafetensorError, ValueError, KeyError, TypeError):
+        checkpoint = Checkpoint(int(header["step"]), dict(header["facts"]), read_tensors(data))
+    except (ValueError, KeyError, TypeError):
         raise ValueError("it does not hold what a checkpoint holds") from None
     if checkpoint.step != step:
         raise ValueError(f"it was renamed: it holds step {checkpoint.step}")
     return checkpoint
-
-
-def _seal(unsealed: bytes) -> str:
-    """The checksum of a file whose place for it holds zeros."""
-    return _SEAL + hashlib.sha256(unsealed).hexdigest()

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from systolora.errors import UserError
 from systolora.models.layouts import PARTS
@@ -25,16 +26,16 @@ Fingerprint = Mapping[str, str]
 def model_fingerprint(model: Path, config: Path | None = None) -> dict[str, str]:
     """The files of a pipeline folder that training reads, or a checkpoint file and those of its `config` folder; empty if there is none."""
     if model.is_file():
-        return {"checkpoint": _digest(model), **(model_fingerprint(config) if config else {})}
+        return {"checkpoint": _file_digest(model), **(model_fingerprint(config) if config else {})}
     paths = [model / "model_index.json", *(path for part in PARTS for path in (model / part).glob("**/*"))]
     files = sorted(path for path in paths if path.suffix in _SUFFIXES and path.is_file())
-    return {path.relative_to(model).as_posix(): _digest(path) for path in files}
+    return {path.relative_to(model).as_posix(): _file_digest(path) for path in files}
 
 
 def data_fingerprint(folder: Path, pictures: Sequence[CaptionedPicture]) -> dict[str, str]:
     """The pictures of a data folder, each with its caption."""
     return {
-        Path(os.path.relpath(picture.path, folder)).as_posix(): _digest(picture.path, picture.caption)
+        Path(os.path.relpath(picture.path, folder)).as_posix(): picture_digest(picture, picture.caption)
         for picture in pictures
     }
 
@@ -62,10 +63,20 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _digest(path: Path, caption: str = "") -> str:
-    digest = hashlib.sha256()
+def picture_digest(picture: CaptionedPicture, caption: str = "") -> str:
+    """SHA-256, in hexadecimal, of a picture's file and a caption."""
+    with picture.open() as file:
+        return _digest(file, caption)
+
+
+def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
+        return _digest(file)
+
+
+def _digest(file: BinaryIO, caption: str = "") -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 22):
+        digest.update(chunk)
     digest.update(b"\0" + caption.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -19,12 +19,16 @@ from systolora.outputs import try_writing
 
 from .adapter import ADAPTER_FILE, AVERAGE_FILE, INTLORA_FILE, PEFT_FILE, SETTINGS_KEY
 from .checkpoint import FOLDER, list_checkpoints, refuse_old
+from .run_page import PAGE_FILE, PAGE_MARK
+from .run_record import LOCK_FILE, LOG_FILE, RUN_FILE, SETTINGS_FILE, read_run
 
-LOCK_FILE = ".systolora.lock"
-LOG_FILE = "log.jsonl"
 _MARKS = {ADAPTER_FILE: SETTINGS_KEY, AVERAGE_FILE: SETTINGS_KEY, PEFT_FILE: SETTINGS_KEY, INTLORA_FILE: HEADER_KEY}
 """Files that a run puts in place, and the entry of their headers by which ours are known."""
 
+ADAPTERS = "adapters"
+"""Folder of the adapters that are kept on the way."""
+
+_SETTINGS_MARK = "# All settings of this run"
 _PARTIAL = re.compile(r"\.(.+)\.\d+\.partial")
 _LOG_KEYS = {"step", "loss"}
 
@@ -110,7 +114,20 @@ class RunFolder:
         log = self.path / LOG_FILE
         if os.path.lexists(log) and not _is_log(log):
             raise UserError(f"--output {self.path}: {LOG_FILE} in it is not the log of a run; give another --output")
+        if os.path.lexists(self.path / RUN_FILE) and read_run(self.path) is None:
+            raise UserError(f"--output {self.path}: {RUN_FILE} in it is not of a run; give another --output")
+        for name, text in ((SETTINGS_FILE, _SETTINGS_MARK), (PAGE_FILE, PAGE_MARK)):
+            path = self.path / name
+            if os.path.lexists(path) and not _holds(path, text):
+                raise UserError(
+                    f"--output {self.path}: {name} in it was not written by systolora train and is not overwritten; give another --output"
+                )
         found = list_checkpoints(self.path)
+        older = next((self.path / ADAPTERS).glob("step-*"), None)
+        if older and not found and not resume:
+            raise UserError(
+                f"--output {self.path}: it holds adapters of an older run in {ADAPTERS}/; move them away, or give another --output"
+            )
         if found and not resume:
             raise UserError(
                 f"--output {self.path}: it holds checkpoints of a run, up to step {found[-1][0]}; "
@@ -188,7 +205,10 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    return name in (*_MARKS, LOG_FILE) or re.fullmatch(r"step-\d+\.(safetensors|pt)", name) is not None
+    return (
+        name in (*_MARKS, LOG_FILE, RUN_FILE, SETTINGS_FILE, PAGE_FILE)
+        or re.fullmatch(r"step-\d+\.(safetensors|pt)", name) is not None
+    )
 
 
 def _has_mark(path: Path, mark: str) -> bool:
@@ -196,6 +216,15 @@ def _has_mark(path: Path, mark: str) -> bool:
         with safe_open(str(path), framework="pt") as file:
             return mark in (file.metadata() or {})
     except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Whether a text stands at the beginning of a file."""
+    try:
+        with path.open("rb") as file:
+            return text.encode() in file.read(1 << 12)
+    except OSError:
         return False
 
 

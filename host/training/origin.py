@@ -10,15 +10,18 @@ from typing import Any
 from systolora.errors import UserError
 from systolora.models.sources import local_path
 
-from .captions import find_pictures
 from .fingerprints import check_same, data_fingerprint, model_fingerprint
 from .prior import class_folder, class_pictures
 from .settings import RESUME_FREE, TrainSettings
+from .sources import find_data
 from .start_adapter import adapter_fingerprint
 
 _BY_CONTENTS = {"model": "--model", "data": "--data", "init_from": "--init-from"}
 _FOLDERS = frozenset({"model_config", "class_data"})
 """Compared with those: what the model's configurations and the pictures of the class are."""
+
+_CACHED = "cache_dir"
+"""Where the cache is may change, whether there is one may not: with it, pictures are encoded one by one, which rounds otherwise."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Origin:
         """
         model, data = local_path(settings.model, settings.variant), Path(settings.data)
         config = local_path(settings.model_config) if settings.model_config else None
-        pictures = data_fingerprint(data, find_pictures(data, settings.prompt))
+        pictures = data_fingerprint(data, find_data(data, settings)[0])
         if settings.class_prompt:
             folder = class_folder(settings)
             theirs = data_fingerprint(folder, class_pictures(folder, settings))
@@ -87,4 +90,5 @@ class Origin:
 
 def _kept(settings: TrainSettings) -> dict[str, Any]:
     free = RESUME_FREE | set(_BY_CONTENTS) | _FOLDERS
-    return {name: value for name, value in settings.as_dict().items() if name not in free}
+    kept = {name: value for name, value in settings.as_dict().items() if name not in free}
+    return kept | {_CACHED: bool(settings.cache_dir)}

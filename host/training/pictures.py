@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps
 from systolora.errors import UserError
 
-from .captions import names_of
+from .captions import CaptionedPicture, names_of
+from .formats import readable_formats
 
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
-# What a file may hold, whatever its name says. Of Pillow's other formats some start programs (EPS) or open further files.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+Size = tuple[int, int]
+"""Width and height, in pixels."""
+
+CENTRE = (0.5, 0.5)
+_ON_ITS_SIDE = frozenset({5, 6, 7, 8})
+"""EXIF orientations that exchange width and height."""
 
 
 def parse_colour(text: str) -> Colour:
@@ -33,73 +39,114 @@ def parse_colour(text: str) -> Colour:
     return red, green, blue
 
 
-def load_picture(path: Path, resolution: int, background: Colour = WHITE) -> NDArray[np.float32]:
-    """A picture as float32 [3, resolution, resolution] in -1 .. 1: its largest centred square, resampled.
+def load_picture(
+    picture: Path | CaptionedPicture,
+    size: int | Size,
+    background: Colour = WHITE,
+    place: tuple[float, float] = CENTRE,
+) -> NDArray[np.float32]:
+    """A picture as float32 [3, height, width] in -1 .. 1: the largest part of that shape, resampled.
 
     It is turned as its EXIF orientation says. Transparent pixels show `background`. Greyscale of 16 bits is taken from 0 to 65535,
     of floats from 0 to 1. Of several pictures in one file the first is taken. Colour profiles are not applied.
 
+    Args:
+        size: of the result; one number is a square. place: of the part, from 0 (left, top) to 1.
+
     Raises:
         UserError: if the file is no picture, is broken, or holds values outside its range.
     """
-    with _opened(path) as opened:
-        planes = [_square(plane, resolution) for plane in _planes(opened, background)]
+    width, height = (size, size) if isinstance(size, int) else size
+    with _opened(picture) as opened:
+        planes = [_part(plane, (width, height), place) for plane in _planes(opened, background)]
     values = np.concatenate(planes, axis=2).transpose(2, 0, 1)
-    return np.broadcast_to(values, (3, resolution, resolution)) / np.float32(127.5) - np.float32(1.0)
+    return np.broadcast_to(values, (3, height, width)) / np.float32(127.5) - np.float32(1.0)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a picture in pixels, turned as its EXIF orientation says.
+@dataclass(frozen=True)
+class Findings:
+    """What a look at pictures found.
 
-    Raises:
-        UserError: as `load_picture`.
+    Attributes:
+        sizes: width and height of each readable picture, upright, by path. several: files that hold several pictures.
+        broken: those that cannot be read, and why.
     """
-    with _opened(path) as opened:
-        turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        return opened.size if turned else (opened.height, opened.width)
+
+    sizes: dict[Path, Size]
+    several: tuple[Path, ...]
+    broken: tuple[tuple[Path, UserError], ...]
 
 
-def check_pictures(paths: Sequence[Path], background: Colour = WHITE) -> list[str]:
+def examine_pictures(
+    pictures: Sequence[Path | CaptionedPicture],
+    background: Colour = WHITE,
+    known: Callable[[CaptionedPicture | Path, Size], bool] = lambda picture, size: False,
+) -> Findings:
     """Decodes every picture once and keeps none, so that a broken one is found before hours of encoding.
 
-    Returns:
-        Notes for the user, a line each: files that hold several pictures.
+    Args:
+        known: told the upright size of a picture, whether it need not be decoded, because it was before.
+    """
+    sizes, several, broken = {}, [], []
+    for picture in pictures:
+        path = picture if isinstance(picture, Path) else picture.path
+        try:
+            with _opened(picture) as opened:
+                width, height = opened.size
+                size = (height, width) if opened.getexif().get(0x0112) in _ON_ITS_SIDE else (width, height)
+                # MPO is what phones write: the picture and, for their own use, others.
+                animated = getattr(opened, "is_animated", False) and opened.format != "MPO"
+                if not known(picture, size):
+                    opened.draft("RGB", (64, 64))  # a JPEG may be decoded to a fraction of its size
+                    _planes(opened, background)
+                sizes[path] = size
+                if animated:
+                    several.append(path)
+        except UserError as error:
+            broken.append((path, error))
+    return Findings(sizes, tuple(several), tuple(broken))
+
+
+def check_pictures(pictures: Sequence[Path | CaptionedPicture], background: Colour = WHITE) -> list[str]:
+    """Notes for the user on pictures that can all be read, a line each: files that hold several pictures.
 
     Raises:
         UserError: naming the first that cannot be read, why, and the others.
     """
-    several, broken = [], []
-    for path in paths:
-        try:
-            with _opened(path) as opened:
-                # MPO is what phones write: the picture and, for their own use, others.
-                if getattr(opened, "is_animated", False) and opened.format != "MPO":
-                    several.append(path)
-                opened.draft("RGB", (64, 64))  # a JPEG may be decoded to a fraction of its size
-                _planes(opened, background)
-        except UserError as error:
-            broken.append((path, error))
+    findings = examine_pictures(pictures, background)
+    refuse_broken(findings)
+    return several_note(findings)
+
+
+def refuse_broken(findings: Findings) -> None:
+    """Raises UserError if a picture cannot be read: why the first, and which others."""
+    broken = findings.broken
     if broken:
         others = f"; the same holds for {names_of([path for path, _ in broken[1:]])}" if broken[1:] else ""
         raise UserError(f"{broken[0][1]}{others}")
+
+
+def several_note(findings: Findings) -> list[str]:
+    """A line on files that hold several pictures, if there are any."""
+    several = findings.several
     return [f"the first picture is taken of files that hold several: {names_of(several)}"] if several else []
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(picture: Path | CaptionedPicture) -> Iterator[Image.Image]:
     """An open picture; whatever Pillow raises on a broken one, here or in the block, becomes one line."""
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]
+    path = picture if isinstance(picture, Path) else picture.path
+    file = picture.open() if isinstance(picture, CaptionedPicture) and picture.content else path
     try:
         with warnings.catch_warnings():
             # Above a quarter of this size Pillow only warns; cameras make such pictures. Beyond it an error comes.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats) as picture:
-                if 0 in picture.size:
+            with Image.open(file, formats=readable_formats()) as opened:
+                if 0 in opened.size:
                     raise UserError(
                         f"{path}: cannot be read as a picture (it has no pixels); take it out of the folder"
                     )
-                yield picture
+                yield opened
     except UserError:
         raise
     except Exception as error:  # Pillow's readers raise a dozen kinds for broken files
@@ -134,9 +181,9 @@ def _deep_planes(picture: Image.Image, background: Colour) -> list[Image.Image]:
     return [Image.fromarray(plane) for plane in planes]
 
 
-def _square(picture: Image.Image, resolution: int) -> NDArray[np.float32]:
-    if picture.size != (resolution, resolution):
-        picture = ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
+def _part(picture: Image.Image, size: Size, place: tuple[float, float]) -> NDArray[np.float32]:
+    if picture.size != size:
+        picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS, centering=place)
     values = np.asarray(picture, np.float32)
     # The filter overshoots at edges; images of 8 bits are clipped by Pillow.
     return np.clip(np.atleast_3d(values), 0, 255)

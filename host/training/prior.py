@@ -18,7 +18,9 @@ from systolora.files import write_atomically
 from systolora.models.pipeline import PipelineParts
 
 from .batches import EncodedPictures, encode_data, generator
-from .captions import SUFFIXES, CaptionedPicture, find_pictures
+from .captions import CaptionedPicture, find_pictures
+from .formats import picture_suffixes
+from .parallel import Processes
 from .settings import TrainSettings
 
 FOLDER = "class_pictures"
@@ -32,7 +34,8 @@ def class_folder(settings: TrainSettings) -> Path:
 
 def class_pictures(folder: Path, settings: TrainSettings) -> list[CaptionedPicture]:
     """The pictures of the class, with `--class-prompt` where they have no caption of their own; none where there is no folder yet."""
-    there = folder.is_dir() and any(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+    suffixes = picture_suffixes()
+    there = folder.is_dir() and any(path.suffix.lower() in suffixes for path in folder.iterdir())
     return find_pictures(folder, settings.class_prompt) if there else []
 
 
@@ -83,11 +86,25 @@ def _picture(pipe: Any, settings: TrainSettings, side: int, number: int) -> Any:
     return pipe.numpy_to_pil(made.permute(1, 2, 0).float().cpu().numpy())[0]
 
 
-def encode_class(parts: PipelineParts, settings: TrainSettings) -> EncodedPictures:
-    """The pictures of the class as the model sees them.
+def prepare_prior(
+    parts: PipelineParts,
+    settings: TrainSettings,
+    processes: Processes,
+    on_picture: Callable[[int, int], None] | None = None,
+) -> tuple[EncodedPictures, list[str]]:
+    """The pictures of the class as the model sees them, and notes for the user; the first process generates those that are missing.
 
     Raises:
-        UserError: as `encode_data`.
+        UserError: as `make_class_pictures` and `encode_data`.
     """
-    data = str(class_folder(settings))
-    return encode_data(parts, replace(settings, data=data, prompt=settings.class_prompt))
+    notes = make_class_pictures(parts, settings, on_picture) if processes.first else []
+    processes.largest(0)  # the others wait for them
+    own = TrainSettings()
+    data = replace(
+        settings,
+        data=str(class_folder(settings)),
+        prompt=settings.class_prompt,
+        repeats=own.repeats,
+        subfolders=own.subfolders,
+    )
+    return encode_data(parts, data), notes

@@ -58,13 +58,21 @@ def train_with_progress(
 def _plan(trainer: Trainer) -> str:
     """One line that says what is going to happen."""
     settings, count = trainer.settings, sum(parameter.numel() for parameter in trainer.parameters)
-    side = trainer.data.mean.shape[-1] * trainer.parts.vae_factor
     return (
-        f"{trainer.data.count} pictures of {side} x {side} pixels; adapter of rank {settings.rank} with {count:,} parameters; "
+        f"{_pictures(trainer)}; adapter of rank {settings.rank} with {count:,} parameters; "
         f"steps {trainer.start + 1} to {settings.steps}, pictures per step: {settings.batch * settings.accumulation}"
         if trainer.start < settings.steps
         else f"all {settings.steps} steps are done: only the adapter is written"
     )
+
+
+def _pictures(trainer: Trainer) -> str:
+    """How many pictures there are, of which size, and how many were left out."""
+    data, factor = trainer.data, trainer.parts.vae_factor
+    shapes = {tuple(factor * side for side in bucket.mean.shape[:-3:-1]) for bucket in data.buckets}
+    sizes = " x ".join(map(str, *shapes)) + " pixels" if len(shapes) == 1 else f"{len(shapes)} sizes"
+    skipped = f" ({data.skipped} skipped)" if data.skipped else ""
+    return f"{data.count} pictures{skipped} of {sizes}"
 
 
 class _Smooth:

@@ -13,10 +13,14 @@ from systolora.errors import UserError
 from systolora.files import write_atomically
 from torch import Tensor
 
+from .adapter import public_settings
 from .checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
-from .folder import LOG_FILE, RunFolder
+from .fingerprints import data_fingerprint
+from .folder import RunFolder
 from .origin import Origin
+from .run_record import LOG_FILE, digest_of, read_run, versions
 from .settings import TrainSettings
+from .sources import find_data
 
 _LOSSES = "losses"
 _PROCESSES = "processes"
@@ -40,13 +44,36 @@ class Records:
         """Of this run, read when it is first asked for."""
         return Origin.of(self.settings)
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the data: pictures and captions by name."""
+        if self.settings.checkpoints:
+            return digest_of(self.origin.contents["data"])
+        folder = Path(self.settings.data)
+        return digest_of(data_fingerprint(folder, find_data(folder, self.settings)[0]))
+
+    def changes(self) -> list[str]:
+        """What is not as it was when the run was last started, though a run may go on with it; a line each for settings and versions."""
+        before = read_run(self.output) or {}
+        ours = {
+            name: value for name, value in public_settings(self.settings).items() if name not in ("resume", "model")
+        }
+        pairs = (("settings", ours), ("versions", versions()))
+        lines = []
+        for what, found in pairs:
+            old = before.get(what) or {}
+            changed = [
+                f"{name} {old[name]!r} to {value!r}" for name, value in found.items() if old.get(name, value) != value
+            ]
+            lines += [f"{what} that changed since the run was last started: {', '.join(changed)}"] if changed else []
+        return lines
+
     def open_folder(self) -> None:
         """Makes, locks and tries out the folder.
 
         Raises:
             UserError: if it cannot be used.
         """
-        self._folder = RunFolder(self.output, self.settings.resume, self.settings.checkpoint_every > 0)
+        self._folder = RunFolder(self.output, self.settings.resume, self.settings.checkpoints)
 
     def begin(self, step: int, size: int) -> None:
         """Before the first step of this process: room is there, and the log ends with step `step`.
@@ -58,7 +85,7 @@ class Records:
             UserError: if the folder has no room.
         """
         assert self._folder is not None
-        if self.settings.checkpoint_every:
+        if self.settings.checkpoints:
             _ = self.origin  # of the files as they are now, not at the first checkpoint
             size += 2 * (3 * size + 8 * self.settings.steps)
         self._folder.check_space(size)

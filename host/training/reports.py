@@ -8,12 +8,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step tells: its number from 1, loss (mean over the global batch), learning rate, seconds."""
+    """What a step tells: its number from 1, loss (mean over the global batch), learning rate, seconds, and how many of them the device
+    took."""
 
     step: int
     loss: float
     learning_rate: float
     seconds: float
+    device_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,16 @@ from systolora.intlora.settings import (
 from systolora.offloading.target_names import ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
 from systolora.options import LARGEST_SEED, check_rules, merge_settings, option_name, setting
 
+from .data_settings import DATA as _DATA
+from .data_settings import DataSettings
+from .flow_settings import FlowSettings
 from .optimizers import OPTIMIZERS, check_optimizer
 from .patterns import split_patterns
+from .prior_settings import PriorSettings
+from .run_settings import RUN_NAMES, RunSettings
 from .settings_file import load_settings_file
 
-_DATA, _PRIOR, _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
-    "Model and pictures",
-    "Prior preservation",
+_ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
     "Adapter",
     "Training",
     "Device",
@@ -40,7 +43,7 @@ _MOST_STEPS = 10**9
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(DataSettings, RunSettings, PriorSettings, FlowSettings):
     """Settings of one fine-tuning run; each is an option of `systolora train` and a key of its YAML file."""
 
     model: str = setting(
@@ -61,19 +64,6 @@ class TrainSettings:
     )
     output: str = setting("", "folder for the adapter, checkpoints and log", group=_DATA, needed="a folder to write to")
     prompt: str = setting("", "one caption for all pictures that have none of their own", group=_DATA)
-    class_prompt: str = setting(
-        "", "prior preservation: what the class of the subject is called; empty turns it off", group=_PRIOR
-    )
-    class_data: str = setting(
-        "", "folder of pictures of the class; empty: class_pictures in the output folder", group=_PRIOR
-    )
-    class_images: int = setting(
-        100, "pictures of the class; the model generates those that are missing", group=_PRIOR, above=0, most=100_000
-    )
-    class_steps: int = setting(
-        0, "denoising steps for each; 0: as many as its pipeline takes", group=_PRIOR, least=0, most=10_000
-    )
-    prior_weight: float = setting(1.0, "weight of the loss on the class", group=_PRIOR, above=0, most=1000)
     rank: int = setting(4, "rank of the adapter", group=_ADAPTER, above=0, most=8192)
     alpha: float = setting(
         0.0, "scaling is alpha / rank; 0 means alpha = rank", group=_ADAPTER, least=0, most=1_000_000
@@ -153,18 +143,6 @@ class TrainSettings:
         0.0, "strength of noise that is constant over a picture", group=_STEPS, least=0, most=1000
     )
     caption_dropout: float = setting(0.0, "share of captions replaced by the empty one", group=_DATA, least=0, most=1)
-    flow_density: str = setting(
-        "logit_normal",
-        "flow matching: density of the times that are drawn",
-        group=_STEPS,
-        choices=("logit_normal", "uniform", "mode"),
-    )
-    flow_weighting: str = setting(
-        "none", "flow matching: weight of the loss by time", group=_STEPS, choices=("none", "sigma_sqrt", "cosmap")
-    )
-    guidance: float = setting(
-        3.5, "guidance that a distilled model (Flux dev) is told in training", group=_STEPS, least=0, most=100
-    )
     precision: str = setting(
         "int8",
         "int8: GEMMs of the adapted layers run on the device; float32: all in torch",
@@ -246,6 +224,11 @@ class TrainSettings:
         return adapted_by(self.targets, self.adapt)
 
     @property
+    def checkpoints(self) -> bool:
+        """Whether the run writes any."""
+        return self.checkpoint_every > 0 or self.checkpoint_minutes > 0
+
+    @property
     def intlora(self) -> IntLoraSettings:
         """The settings of the integers, for the methods that have them.
 
@@ -274,7 +257,10 @@ class TrainSettings:
 
 # What may differ between a run and its continuation.
 RESUME_FREE = frozenset(
-    {"resume", "steps", "checkpoint_every", "keep_checkpoints", "threads", "output", "backend", "emulated_board"}
+    {
+        *("resume", "steps", "checkpoint_every", "keep_checkpoints", "threads", "output", "backend", "emulated_board"),
+        *("cache_dir", *RUN_NAMES),
+    }
 )
 
 

@@ -25,17 +25,19 @@ from systolora.offloading.model import OffloadHandle, offload
 from .adapter import AVERAGE_FILE, add_adapter, add_text_adapters, save_adapter
 from .batches import Batch, EncodedPictures, draw_batch, encode_data, generator
 from .flow import objective_of
-from .folder import LOG_FILE, rescue
+from .folder import rescue
 from .interrupts import StopFlag, Stopped, signal_name
 from .objective import finite
 from .optimization import NotFiniteError, Optimization
 from .parallel import Processes
 from .peak_memory import peak_bytes
-from .prior import encode_class, make_class_pictures
+from .prior import prepare_prior
 from .records import Records
 from .reports import StepReport, TrainResult
+from .run_record import LOG_FILE
 from .settings import TrainSettings, check_settings
 from .start_adapter import start_from
+from .story import RunStory
 
 __all__ = ["LOG_FILE", "StepReport", "TrainResult", "Trainer", "train"]
 
@@ -73,6 +75,7 @@ class Trainer:
         self.device = device
         self.losses: list[float] = []
         self.notes: list[str] = []
+        self.story: RunStory | None = None
         self.on_note: Callable[[str], None] = warnings.warn
         try:
             with self.processes.together():
@@ -94,8 +97,11 @@ class Trainer:
         self.parts = parts or load_model(settings.model, settings.variant, settings.model_config)
         self.objective = objective_of(self.parts, settings)
         self.data: EncodedPictures = encode_data(self.parts, settings, on_picture)
-        self.prior = self._prepare_prior(on_picture) if settings.class_prompt else None
-        self.notes += [f"note: {text}" for text in (*self.parts.notes, *self.data.notes)]
+        self.prior, notes = None, [*self.parts.notes, *self.data.notes]
+        if settings.class_prompt:
+            self.prior, made = prepare_prior(self.parts, settings, self.processes, on_picture)
+            notes += made
+        self.notes += [f"note: {text}" for text in notes]
         self.unet = self.parts.unet
         add_adapter(self.unet, settings)
         self.text = add_text_adapters(self.parts, settings) if settings.train_text_encoder else {}
@@ -110,14 +116,23 @@ class Trainer:
         self.start = self._restore()
         if self.processes.first:
             self.records.begin(self.start, self.optimization.bytes)
+            self.story = self._story()
 
-    def _prepare_prior(self, on_picture: Callable[[int, int], None] | None) -> EncodedPictures:
-        """The pictures of the class; the first process generates those that are missing."""
-        if self.processes.first:
-            notes = make_class_pictures(self.parts, self.settings, on_picture)
-            self.notes += [f"note: {text}" for text in notes]
-        self.processes.largest(0)  # the others wait for them
-        return encode_class(self.parts, self.settings)
+    def _story(self) -> RunStory:
+        return RunStory(
+            self.settings,
+            self.parts,
+            self.data,
+            self.start,
+            self.records.fingerprint(),
+            self.report,
+            self._save,
+            lambda text: self.on_note(text),
+        )
+
+    def report(self) -> str:
+        """What ran where so far."""
+        return str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
 
     def _offload(self) -> Any:
         from systolora.offloading.quantization import quantization_for
@@ -159,7 +174,8 @@ class Trainer:
             raise RuntimeError("this trainer has run or was closed: make another, with resume to go on")
         began = time.perf_counter()
         try:
-            with StopFlag(patience=1 if self.processes.world == 1 else 2) as flag:
+            told = self.story.told() if self.story else contextlib.nullcontext()
+            with StopFlag(patience=1 if self.processes.world == 1 else 2) as flag, told:
                 for step in range(self.start, self.settings.steps):
                     self._stop_if_asked(flag, step)
                     self._one_step(step, on_step)
@@ -169,9 +185,8 @@ class Trainer:
             raise
         finally:
             self.records.close()
-        text = str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
         averaged = path.with_name(AVERAGE_FILE) if self.optimization.average and self.processes.first else None
-        return TrainResult(path, self.losses, time.perf_counter() - began, peak_bytes(), text, averaged)
+        return TrainResult(path, self.losses, time.perf_counter() - began, peak_bytes(), self.report(), averaged)
 
     def _one_step(self, step: int, on_step: Callable[[StepReport], None] | None) -> None:
         report, done = self.step(step), step + 1
@@ -179,12 +194,20 @@ class Trainer:
         if self.processes.first:
             with self._going_on(f"{LOG_FILE} lacks step {done}"):
                 self.records.log(asdict(report))
-        every = self.settings.checkpoint_every
-        if every and (done % every == 0 or done == self.settings.steps):
+        saved = self._checkpoint_is_due(done)
+        if saved:
             with self._going_on(f"there is no checkpoint of step {done}"):
                 self.checkpoint(done)
+        if self.story:
+            self.story.step(report, saved)
         if on_step:
             on_step(report)
+
+    def _checkpoint_is_due(self, done: int) -> bool:
+        every = self.settings.checkpoint_every
+        by_time = bool(self.story and self.story.checkpoint_is_due())
+        last = self.settings.checkpoints and done == self.settings.steps
+        return last or by_time or (every > 0 and done % every == 0)
 
     @contextlib.contextmanager
     def _going_on(self, consequence: str) -> Iterator[None]:
@@ -206,7 +229,7 @@ class Trainer:
         text = f"stopped by {signal_name(signum)} after step {done} of {self.settings.steps}"
         if done == 0:
             text = f"stopped by {signal_name(signum)} before the first step: nothing to save, start it again"
-        elif not self.settings.checkpoint_every and done > self.start:
+        elif not self.settings.checkpoints and done > self.start:
             text += "; nothing was saved, as --checkpoint-every is 0"
         else:
             try:
@@ -224,7 +247,7 @@ class Trainer:
         Raises:
             UserError: if loss, gradients or new weights are not finite.
         """
-        began = time.perf_counter()
+        began, on_device = time.perf_counter(), self._device_seconds()
         if self.handle:
             self.handle.step = step
         # For models with dropout: it repeats in a run that goes on.
@@ -239,7 +262,8 @@ class Trainer:
             else:
                 cause = f": lower --learning-rate; {self.records.last()}"
             raise self.processes.told_once(UserError(f"{error}{cause}")) from None
-        return StepReport(step + 1, loss, self.optimization.rate(step), time.perf_counter() - began)
+        seconds, rate = time.perf_counter() - began, self.optimization.rate(step)
+        return StepReport(step + 1, loss, rate, seconds, self._device_seconds() - on_device)
 
     def _gradients(self, step: int) -> float:
         """The loss of a step, whose gradients then lie in the parameters."""
@@ -290,7 +314,7 @@ class Trainer:
                 f"--resume: the checkpoint is of a run with {world} process{'es' if world > 1 else ''}, this one has "
                 f"{self.processes.world}: pictures and noise are the same, the last bits are not"
             )
-        self.notes.append(f"going on after step {len(losses)} of {self.settings.steps}")
+        self.notes += [f"going on after step {len(losses)} of {self.settings.steps}", *self.records.changes()]
         return len(losses)
 
     def _save(self, folder: Path) -> Path:

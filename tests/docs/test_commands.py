@@ -49,6 +49,7 @@ RUN = {
     "systolora launch --targets linear --report report.json my_training.py --steps 2": "",
     "systolora launch -m my_training --steps 2": "",
     "systolora train ... --method intlora-mul --bits 4": f"{SHORT} --output run",
+    "systolora runs runs": "",
     "systolora merge run/intlora_adapter.safetensors --model MODEL --out merged.safetensors": "",
     "systolora inspect merged.safetensors": "",
     "systolora export merged.safetensors --model MODEL --out FOLDER": "",

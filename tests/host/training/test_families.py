@@ -18,7 +18,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteSc
 from PIL import Image
 from safetensors.torch import load_file
 from systolora.errors import UserError
-from systolora.models.family import View
+from systolora.models.family import Shown
 from systolora.models.pipeline import load_parts
 from systolora.training.adapter import ADAPTER_FILE
 from systolora.training.batches import Batch, draw_batch
@@ -191,7 +191,7 @@ def test_training_tells_the_model_what_the_pipeline_tells_it(name: str, folders:
     noisy = theirs.get("sample", theirs.get("hidden_states"))
     if name.startswith("flux"):
         noisy = pipeline._unpack_latents(noisy, SIDE // 2, SIDE // 2, 1)
-    rows = parts.encode(["a red heart"]) | family.added(parts.unet, [View(SIDE, SIDE, SIDE)], 2.5)
+    rows = parts.encode(["a red heart"]) | family.added(parts.unet, [Shown((SIDE, SIDE), (SIDE, SIDE))], 2.5)
     scale = 1000 if name.startswith("flux") else 1
     time = theirs["timestep"].reshape(-1).expand(len(noisy)) * scale
     ours = calls_of(parts.unet, lambda: family.predict(parts.unet, noisy, time, rows))
@@ -208,7 +208,7 @@ def test_sdxl_is_told_the_size_and_the_crop_of_each_picture_and_zeros_for_no_cap
     folders: dict[str, Path], pictures: Path, tmp_path: Path
 ) -> None:
     parts = load_parts(folders["sdxl"])
-    rows = parts.family.added(parts.unet, [View(30, 20, 8), View(20, 30, 8)], 0.0)
+    rows = parts.family.added(parts.unet, [Shown((20, 30), (8, 8)), Shown((30, 20), (8, 8))], 0.0)
     assert rows["time_ids"].tolist() == [[30, 20, 2, 0, 8, 8], [20, 30, 0, 2, 8, 8]]
     encoded = parts.encode(["a red heart", ""])
     assert encoded["text"][0].any() and encoded["pooled"][0].any()

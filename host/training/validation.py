@@ -1,0 +1,99 @@
+"""Pictures that a model draws while it is trained: always from the same noise and prompts, so that only the training makes a difference."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from systolora.files import write_atomically
+from systolora.models.layouts import SD_LAYOUT
+from systolora.models.pipeline import PipelineParts
+
+from .settings import TrainSettings
+
+FOLDER = "validation"
+
+
+def prompts_of(settings: TrainSettings) -> list[str]:
+    """The validation prompts; none where there are to be no pictures."""
+    return [text for part in settings.validation_prompt.split("|") if (text := part.strip())]
+
+
+def is_due(settings: TrainSettings, step: int) -> bool:
+    """Whether pictures are drawn after `step` steps: at the beginning, on the schedule and at the end."""
+    wanted = step % settings.validation_every == 0 or step == settings.steps
+    return bool(prompts_of(settings)) and wanted
+
+
+def draw_validation(parts: PipelineParts, settings: TrainSettings, step: int) -> list[Path]:
+    """Draws one picture a prompt with the model as it is, and writes them as PNG files of `validation/step-N`.
+
+    The model draws as it is trained: its offloaded layers run on the device. Nothing of the run's random state changes.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
+    pipe = _pipeline(parts)
+    pipe.set_progress_bar_config(disable=True)
+    side = parts.checked_resolution(settings.resolution)
+    was_training = parts.unet.training
+    parts.unet.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            pictures = [_draw(pipe, settings, prompt, side) for prompt in prompts_of(settings)]
+    finally:
+        parts.unet.train(was_training)
+    return _write(Path(settings.output) / FOLDER / f"step-{step:07d}", pictures)
+
+
+def _pipeline(parts: PipelineParts) -> Any:
+    """A pipeline of the model's family around the same parts, with a scheduler of its own."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    if parts.pipe is not None and parts.family.layout is not SD_LAYOUT:
+        own = parts.pipe.scheduler
+        return type(parts.pipe)(**{**parts.pipe.components, "scheduler": type(own).from_config(own.config)})
+    return StableDiffusionPipeline(
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        unet=parts.unet,
+        scheduler=DDIMScheduler.from_config(parts.noise.config, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _draw(pipe: Any, settings: TrainSettings, prompt: str, side: int) -> Any:
+    # A generator of its own for each prompt: a prompt that is added later changes no other picture.
+    noise = torch.Generator().manual_seed(settings.validation_seed)
+    exact = {"use_resolution_binning": False} if "PixArt" in type(pipe).__name__ else {}
+    return pipe(
+        prompt,
+        height=side,
+        width=side,
+        num_inference_steps=settings.validation_denoising,
+        guidance_scale=settings.validation_guidance,
+        generator=noise,
+        **exact,
+    ).images[0]
+
+
+def _write(folder: Path, pictures: Sequence[Any]) -> list[Path]:
+    paths = []
+    for number, picture in enumerate(pictures):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        paths.append(folder / f"{number}.png")
+        write_atomically(paths[-1], buffer.getvalue())
+    return paths
+
+
+def drawn_steps(output: Path) -> list[tuple[int, list[Path]]]:
+    """(step, pictures by prompt) of what was drawn so far."""
+    folders = sorted((output / FOLDER).glob("step-*"))
+    return [(int(folder.name[5:]), sorted(folder.glob("*.png"), key=lambda path: int(path.stem))) for folder in folders]
