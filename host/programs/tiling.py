@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Dataflow, Gemm, Result, ScaleMode
-from systolora.sim.cost.mapping import Tiling, best_products, best_tilings
+from systolora.sim.cost.mapping import Tiling, best_products, best_tilings, built_dataflows
 from systolora.sim.cost.tile_times import Machine
 
 __all__ = ["Tiling", "choose_tiling", "faster_transposed"]
@@ -41,8 +41,15 @@ def choose_tiling(
             (`reuse_a`).
 
     Raises:
-        ValueError: if `keep_a` is set and A does not fit the input memory.
+        ValueError: if `keep_a` is set and A does not fit the input memory, or the hardware is not built for `dataflow`.
     """
+    built = built_dataflows(config)
+    if dataflow is not None and dataflow not in built:
+        names = ", ".join(flow.name.lower().replace("_", "-") for flow in built)
+        raise ValueError(
+            f"dataflow {dataflow.name.lower().replace('_', '-')}: this hardware is built for {names} alone;"
+            " choose that, or leave dataflow out"
+        )
     # A float result has scales: per row of A as the layers ask for them, one for B; what they are exactly hardly matters.
     scales = (ScaleMode.NONE, ScaleMode.NONE) if result == Result.INT32 else (ScaleMode.VECTOR, ScaleMode.TENSOR)
     op = Gemm(

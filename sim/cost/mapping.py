@@ -1,15 +1,15 @@
 """The tiling and dataflow of each GEMM, found with the performance model.
 
-Candidates are all combinations of dataflow, loop order and balanced tile sizes that the on-chip memories hold. A lower bound of their
-clocks is computed for all; the exact clocks for the few whose bound is lowest, and then for each whose bound is below the best found:
-so the answer is the best of all candidates, and only a few of them are evaluated exactly.
+Candidates are combinations of dataflow, loop order and tile sizes that the on-chip memories hold: balanced ones, and those that fill
+the array's lanes or a memory (`_tiles`). A rough lower bound of their clocks is computed for all, and the exact clocks of the few where
+it is lowest; a closer bound for those that may be better, and the exact clocks where that is still below the best found. So the answer
+is the best of all candidates, and only a few of them are evaluated exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from math import lcm
 from typing import Any
 
@@ -19,11 +19,12 @@ from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Dataflow, Gemm, LoopOrder, OperandA
 
 from .columns import GemmColumns, Ints, ceil_div
-from .performance import bound, gemm_cycles
+from .performance import bound, gemm_cycles, rough_bound
 from .tile_times import Machine, TileTimes
 
-_THINNING = 0.7
-"""Tile sizes closer than this to a larger one are left out, but for the largest five and those of at most six units."""
+_THINNING, _SMALL = 0.7, 6
+_LARGEST = 5
+"""Tile sizes closer than this to a larger one are left out, but for the largest few and those of few units."""
 
 _FIRST_LOOK = 6
 """Candidates of each GEMM that are evaluated before the bounds are compared with the best of them."""
@@ -145,19 +146,30 @@ def best_products(
 
 def _search(machine: Machine, found: _Candidates, count: int) -> NDArray[np.float64]:
     """Clocks of each candidate that may be the best of its GEMM; infinity for those that cannot be."""
-    bounds = bound(TileTimes(machine, found.columns))
-    cycles = np.full(len(bounds), np.inf)
+    owner, columns = found.owner, found.columns
+    cycles = np.full(len(owner), np.inf)
     best = np.full(count, np.inf)
-    order = np.lexsort((bounds, found.owner))
-    starts = np.searchsorted(found.owner[order], np.arange(count))
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order)) - starts[found.owner[order]]
-    look = rank < _FIRST_LOOK
-    while look.any():
-        cycles[look] = gemm_cycles(TileTimes(machine, found.columns.take(look)))
-        np.minimum.at(best, found.owner[look], cycles[look])
-        look = np.isinf(cycles) & (bounds < best[found.owner])
+
+    def look_at(rows: NDArray[np.bool_]) -> None:
+        cycles[rows] = gemm_cycles(TileTimes(machine, columns.take(rows)))
+        np.minimum.at(best, owner[rows], cycles[rows])
+
+    bounds = rough_bound(TileTimes(machine, columns)).astype(float)
+    look_at(_rank(owner, count, bounds, _traffic(columns)) < _FIRST_LOOK)
+    near = np.isinf(cycles) & (bounds < best[owner])
+    bounds = np.full(len(owner), np.inf)
+    bounds[near] = bound(TileTimes(machine, columns.take(near)))
+    look_at(near & (bounds < best[owner]))
     return cycles
+
+
+def _rank(owner: Ints, count: int, *keys: NDArray[Any]) -> Ints:
+    """The place of each candidate among those of its GEMM, by the keys, the first one first."""
+    order = np.lexsort((*reversed(keys), owner))
+    starts = np.searchsorted(owner[order], np.arange(count))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - starts[owner[order]]
+    return rank
 
 
 def _traffic(c: GemmColumns) -> Ints:
@@ -179,56 +191,86 @@ def _candidates(config: ArrayConfig, ops: Sequence[Gemm], dataflows: Sequence[Da
 
 def _tilings(config: ArrayConfig, op: Gemm, dataflow: Dataflow, owner: int) -> Ints:
     """Legal tilings of one GEMM: int64 [count, 6] of owner, dataflow, loop order, tile_m, tile_n, tile_k."""
-    m, n, k = op.m, op.n, op.k
-    stationary = dataflow == Dataflow.WEIGHT_STATIONARY
-    bus, rows, cols = config.bus_bytes, config.rows, config.cols
-    band, standing = config.band_rows, config.stationary_rows
-    sizes_m = _tile_sizes(m, bus, 1 if stationary else standing, config.output_depth)
-    sizes_n = _tile_sizes(n, bus, cols, config.weight_depth * cols // min(k, bus))
-    sizes_k = _tile_sizes(k, bus, rows if stationary else band, config.weight_depth)
-    tiles = np.array(list(product(sizes_m, sizes_n, sizes_k)), np.int64)
+    tiles = _tiles(config, op, dataflow)
     tile_m, tile_n, tile_k = tiles.T
-    columns = ceil_div(tile_n, cols)
-    if stationary:
-        legal = ceil_div(tile_k, rows) * tile_m <= config.input_depth
-    else:
-        legal = ceil_div(tile_m, standing) * (ceil_div(tile_k, band) * band) <= config.input_depth
+    columns = ceil_div(tile_n, config.cols)
+    legal = tile_m <= _most_rows(config, dataflow, tile_k)
     legal &= (columns * tile_k <= config.weight_depth) & (columns * tile_m <= config.output_depth)
     if op.reuse_a:
-        legal &= (tile_m == m) & (tile_k == k)
+        legal &= (tile_m == op.m) & (tile_k == op.k)
         if not legal.any():
-            raise ValueError(f"A of {m} x {k} does not fit the input memory as one tile; do not ask to reuse it")
+            raise ValueError(f"A of {op.m} x {op.k} does not fit the input memory as one tile; do not ask to reuse it")
     tiles = tiles[legal]
     # With one tile of m or n the two orders are the same.
-    both = (tiles[:, 0] < m) & (tiles[:, 1] < n)
+    both = (tiles[:, 0] < op.m) & (tiles[:, 1] < op.n)
     orders = [(tiles, LoopOrder.M_OUTER), (tiles[both], LoopOrder.N_OUTER)]
     heads = [np.tile(np.array([[owner, dataflow, order]], np.int64), (len(part), 1)) for part, order in orders]
     return np.concatenate([np.hstack((head, part)) for head, (part, _) in zip(heads, orders, strict=True)])
 
 
-def _tile_sizes(length: int, bus: int, lanes: int, limit: int) -> list[int]:
-    """The dimension itself and balanced parts of it up to a limit, in multiples of the bus word and of the array's lanes.
+def _tiles(config: ArrayConfig, op: Gemm, dataflow: Dataflow) -> Ints:
+    """Tiles to choose from, int64 [count, 3], not all of them legal.
 
-    Sizes below a common multiple of the two need only be bus words; one bus word is always among them: `ArrayConfig`
-    guarantees that a tile of one bus word squared fits.
+    All combinations of `_tile_sizes`; with each size of k also the most rows and columns that the input and weight memory hold, with
+    each size of n the most rows whose sums the output memory holds.
+    """
+    bus, cols = config.bus_bytes, config.cols
+    stationary = dataflow == Dataflow.WEIGHT_STATIONARY
+    lanes_m, lanes_k = (1, config.rows) if stationary else (config.stationary_rows, config.band_rows)
+    m = np.array(_tile_sizes(op.m, bus, lanes_m, config.output_depth))[:, None, None]
+    n = np.array(_tile_sizes(op.n, bus, cols, config.weight_depth * cols // min(op.k, bus)))[:, None]
+    k = np.array(_tile_sizes(op.k, bus, lanes_k, config.weight_depth))
+    most_m = np.minimum(_most_rows(config, dataflow, k) // bus * bus, op.m)
+    most_n = np.minimum(config.weight_depth // k * cols // bus * bus, op.n)
+    most_sums = np.minimum(config.output_depth // ceil_div(n, cols) // bus * bus, op.m)
+    kinds = [(m, n, k), (most_m, n, k), (m, most_n, k), (most_m, most_n, k), (most_sums, n, k)]
+    tiles = np.concatenate([np.stack(np.broadcast_arrays(*kind), -1).reshape(-1, 3) for kind in kinds])
+    return tiles[tiles.all(axis=1)]
+
+
+def _most_rows(config: ArrayConfig, dataflow: Dataflow, tile_k: Ints) -> Ints:
+    """Rows of A that the input memory holds with so many columns."""
+    if dataflow == Dataflow.WEIGHT_STATIONARY:
+        return config.input_depth // ceil_div(tile_k, config.rows)
+    band = config.band_rows
+    return config.input_depth // (ceil_div(tile_k, band) * band) * config.stationary_rows
+
+
+def _tile_sizes(length: int, bus: int, lanes: int, limit: int) -> list[int]:
+    """Sizes of tiles of a dimension up to a limit, all but the dimension itself in whole bus words.
+
+    The dimension itself; one bus word, for `ArrayConfig` guarantees that a tile of one bus word squared fits; the dimension in equal
+    parts, of whole bus words, and of whole bus words and lanes of the array; and the most bus words in a number of lanes.
     """
     unit = lcm(bus, lanes)
-    found = {length, min(length, bus)}
-    found.update(_balanced(length, unit, limit))
+    found = {length, min(length, bus), *_balanced(length, unit, limit)}
     if unit > bus:
-        found.update(size for size in _balanced(length, bus, min(limit, unit - bus)))
-    return sorted(size for size in found if size <= max(limit, bus))
+        found.update(_balanced(length, bus, limit))
+    if unit > lanes:
+        found.update(size * lanes // bus * bus for size in _thinned(range(min(length, limit) // lanes, 0, -1)))
+    return sorted(size for size in found if 0 < size <= max(limit, bus))
 
 
 def _balanced(length: int, unit: int, limit: int) -> list[int]:
     """The length cut into equal parts of whole units, not more than the limit: the largest, and ever smaller ones."""
     blocks = -(-length // unit)
-    kept: list[int] = []
     pieces = max(1, -(-blocks * unit // max(unit, limit)))
+    return [min(length, size * unit) for size in _thinned(_parts(blocks, pieces))]
+
+
+def _parts(blocks: int, pieces: int) -> Iterator[int]:
+    """The size of a part if so many are cut into at least so many pieces, falling."""
     while pieces <= blocks:
         size = -(-blocks // pieces)
-        if len(kept) < 5 or size <= max(6, _THINNING * kept[-1]):
-            kept.append(size)
+        yield size
         # The next number of parts that makes them smaller.
         pieces = -(-blocks // (size - 1)) if size > 1 else blocks + 1
-    return [min(length, size * unit) for size in kept]
+
+
+def _thinned(sizes: Iterable[int]) -> list[int]:
+    """Of falling sizes the first, and those that are not close to a larger one, or small."""
+    kept: list[int] = []
+    for size in sizes:
+        if len(kept) < _LARGEST or size <= max(_SMALL, _THINNING * kept[-1]):
+            kept.append(size)
+    return kept

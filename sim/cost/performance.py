@@ -25,11 +25,11 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from systolora.hls.isa import INSTRUCTION_BYTES
+from systolora.hls.isa import INSTRUCTION_BYTES, Dataflow
 
 from .columns import GemmColumns, Ints, ceil_div
 from .tile_times import BOTH, FULL, LAST, Machine, TileTimes, longest
-from .unit_times import Transfer, fetch_clocks, result_words, vector_words
+from .unit_times import ArrayKind, Transfer, fetch_clocks, result_words, vector_words
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,34 @@ def _positions(tiles: Ints) -> list[tuple[_Position, Ints]]:
         (_LAST, ~one),
     ]
     return [(position, count.astype(np.int64)) for position, count in counts if count.any()]
+
+
+def rough_bound(times: TileTimes) -> Ints:
+    """Clocks below which `bound` cannot be, for a tenth of its time: of the array, and of the bytes of A, B and C if none is wasted."""
+    config, c = times.machine.config, times.columns
+    a = np.where(c.channels > 0, 0, times.input_passes * c.m * c.k)  # patches share bytes
+    b = times.weight_passes * c.n * c.k
+    stored = c.m * c.n * c.result_bytes
+    ports = np.maximum.reduce([a, b, stored]) // config.bus_bytes
+    shared = times.machine.dram.shared_clocks(a + b + stored * (1 + c.accumulate))
+    return np.maximum.reduce([_least_array(times), ports, shared])
+
+
+def _least_array(times: TileTimes) -> Ints:
+    """Clocks of the array if blocks follow each other without a gap."""
+    config, c = times.machine.config, times.columns
+    if times.machine.kind is not ArrayKind.OVERLAPPED:
+        return times.over_steps("cycles")
+
+    def blocks(name: str, lanes: Ints | int) -> Ints:
+        full, last = times.sizes[name]
+        return (times.tiles[name] - 1) * ceil_div(full, lanes) + ceil_div(last, lanes)
+
+    stationary = c.dataflow == Dataflow.WEIGHT_STATIONARY
+    k_blocks = blocks("k", np.where(stationary, config.rows, config.band_rows))
+    rows = np.where(stationary, c.m, blocks("m", config.stationary_rows) * config.band_rows)
+    steps = times.tiles["m"] * times.tiles["n"] * times.tiles["k"]
+    return blocks("n", config.cols) * k_blocks * rows + steps * config.stationary_rows
 
 
 def bound(times: TileTimes) -> Ints:

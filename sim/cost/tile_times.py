@@ -7,6 +7,7 @@ step, four kinds of A tile, B tile and C tile. A dimension that is one tile has 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -14,7 +15,7 @@ from systolora.hls.config import ArrayConfig
 
 from .columns import Bools, GemmColumns, Ints, ceil_div
 from .dram import DramModel
-from .unit_times import ArrayKind, Transfer, array_work, load_input, load_weight, store
+from .unit_times import ArrayKind, ArrayWork, Transfer, array_work, load_input, load_weight, store
 
 FULL, LAST = 0, 1
 BOTH = (FULL, LAST)
@@ -40,18 +41,38 @@ class TileTimes:
     def __init__(self, machine: Machine, c: GemmColumns) -> None:
         self.machine, self.columns = machine, c
         self.tiles = {name: ceil_div(getattr(c, name), getattr(c, f"tile_{name}")) for name in "mnk"}
-        config, dram = machine.config, machine.dram
-        m, n, k = (self._sizes(name) for name in "mnk")
-        self.input = [[load_input(config, dram, c, m[i], k[t]) for t in BOTH] for i in BOTH]
-        self.weight = [[load_weight(config, dram, c, n[j], k[t]) for t in BOTH] for j in BOTH]
-        self.store = [[store(config, dram, c, m[i], n[j]) for j in BOTH] for i in BOTH]
-        self.array = [
-            [[array_work(config, machine.kind, c.dataflow, m[i], n[j], k[t]) for t in BOTH] for j in BOTH] for i in BOTH
-        ]
-        self.sizes = {"m": m, "n": n, "k": k}
+        self.sizes = {name: self._sizes(name) for name in "mnk"}
         self.counts = {name: (self.tiles[name] - 1, np.ones_like(self.tiles[name])) for name in "mnk"}
         self.input_passes = self._passes("n", c.m_outer | (self.tiles["m"] == 1)) * (1 - c.reuse_a)
         self.weight_passes = self._passes("m", ~c.m_outer | (self.tiles["n"] == 1))
+
+    @cached_property
+    def input(self) -> list[list[Transfer]]:
+        """Loads of A tiles, by size of m and k."""
+        m, k, machine = self.sizes["m"], self.sizes["k"], self.machine
+        return [[load_input(machine.config, machine.dram, self.columns, m[i], k[t]) for t in BOTH] for i in BOTH]
+
+    @cached_property
+    def weight(self) -> list[list[Transfer]]:
+        """Loads of B tiles, by size of n and k."""
+        n, k, machine = self.sizes["n"], self.sizes["k"], self.machine
+        return [[load_weight(machine.config, machine.dram, self.columns, n[j], k[t]) for t in BOTH] for j in BOTH]
+
+    @cached_property
+    def store(self) -> list[list[Transfer]]:
+        """Stores of C tiles, by size of m and n."""
+        m, n, machine = self.sizes["m"], self.sizes["n"], self.machine
+        return [[store(machine.config, machine.dram, self.columns, m[i], n[j]) for j in BOTH] for i in BOTH]
+
+    @cached_property
+    def array(self) -> list[list[list[ArrayWork]]]:
+        """The array's work in a step, by size of m, n and k."""
+        m, n, k, machine = *(self.sizes[name] for name in "mnk"), self.machine
+        flow = self.columns.dataflow
+        return [
+            [[array_work(machine.config, machine.kind, flow, m[i], n[j], k[t]) for t in BOTH] for j in BOTH]
+            for i in BOTH
+        ]
 
     def _sizes(self, name: str) -> tuple[Ints, Ints]:
         length, tile = getattr(self.columns, name), getattr(self.columns, f"tile_{name}")

@@ -110,3 +110,12 @@ def test_it_is_cached_per_question() -> None:
     config = ArrayConfig()
     assert choose_tiling(config, 33, 34, 35) is choose_tiling(config, 33, 34, 35)
     assert choose_tiling(config, 33, 34, 35) is not choose_tiling(config, 33, 34, 35, transpose_a=True)
+
+
+def test_a_dataflow_that_the_hardware_does_not_have_is_refused() -> None:
+    alone = ArrayConfig(dataflows=("ws",))
+    with pytest.raises(
+        ValueError, match=r"^dataflow output-stationary: this hardware is built for weight-stationary alone; choose"
+    ):
+        choose_tiling(alone, 64, 64, 64, dataflow=Dataflow.OUTPUT_STATIONARY)
+    assert choose_tiling(alone, 64, 64, 64, dataflow=Dataflow.WEIGHT_STATIONARY) == choose_tiling(alone, 64, 64, 64)
