@@ -48,10 +48,6 @@ class TrainSettings:
         group=_DATA,
         needed="a pipeline folder",
     )
-    variant: str = setting("", "variant of the weight files, such as fp16, where a part has it", group=_DATA)
-    model_config: str = setting(
-        "", "for a .safetensors file: pipeline folder with its configurations and tokenizers", group=_DATA
-    )
     data: str = setting(
         "",
         "folder of pictures with captions: metadata.jsonl, or NAME.txt beside each picture",
@@ -60,6 +56,10 @@ class TrainSettings:
     )
     output: str = setting("", "folder for the adapter, checkpoints and log", group=_DATA, needed="a folder to write to")
     prompt: str = setting("", "one caption for all pictures that have none of their own", group=_DATA)
+    variant: str = setting("", "variant of the weight files, such as fp16, where a part has it", group=_DATA)
+    model_config: str = setting(
+        "", "for a .safetensors file: pipeline folder with its configurations and tokenizers", group=_DATA
+    )
     class_prompt: str = setting(
         "", "prior preservation: what the class of the subject is called; empty turns it off", group=_PRIOR
     )
