@@ -54,6 +54,7 @@ class Family:
         added: (model, views, guidance) -> rows of the pictures, beside the text's.
         limits: (parts) -> (tokenizer, most tokens) of each text encoder.
         text_width: of the model's configuration; None where it cannot be told. channels: latent channels that it takes.
+        pooled: (configuration, parts by name) -> width of the pooled text that the model takes, and that its text encoders give.
         flow: whether it is trained by flow matching; else by its scheduler's noise schedule.
         cells: latents along one side of what the model takes as one token. side: latents of its own resolution, for models whose
             configuration has no `sample_size`.
@@ -66,6 +67,7 @@ class Family:
     added: Callable[[Any, Sequence[Shown], float], Rows] = nothing_added
     text_width: Callable[[Any], int | None] = lambda config: None
     channels: Callable[[Any], int] = lambda config: int(config.in_channels)
+    pooled: Callable[[Any, Mapping[str, Any]], tuple[int, int]] = lambda config, parts: (0, 0)
     flow: bool = False
     cells: int = 1
     side: int = 0

@@ -60,6 +60,7 @@ FLUX = Family(
     added=_added,
     text_width=lambda config: int(config.joint_attention_dim),
     channels=lambda config: int(config.in_channels) // 4,
+    pooled=lambda config, parts: (config.pooled_projection_dim, parts["text_encoder"].config.hidden_size),
     flow=True,
     cells=2,
     side=128,

@@ -214,6 +214,11 @@ def check_fit(where: str, layout: Layout, parts: Mapping[str, Any]) -> None:
             f"{where} its {named} takes text of width {width} and its text encoder gives "
             f"{found}; the parts are of different models"
         )
+    taken, given = family.pooled(model.config, parts)
+    if taken != given:
+        raise UserError(
+            f"{where} its {named} takes pooled text of width {taken} and its text encoders give {given}; the parts are of different models"
+        )
     if vae.config.scaling_factor is None:
         raise UserError(f"{where} vae/config.json has no scaling_factor; copy it again")
     for name in (tokenizer for tokenizer, _ in layout.text if tokenizer in parts):

@@ -37,12 +37,18 @@ def _limits(parts: Any) -> list[tuple[Any, int]]:
     return limits if pipe.text_encoder_3 is None else [*limits, (pipe.tokenizer_3, _T5_TOKENS)]
 
 
+def _pooled(config: Any, parts: Mapping[str, Any]) -> tuple[int, int]:
+    given = sum(parts[name].config.projection_dim for name in ("text_encoder", "text_encoder_2"))
+    return config.pooled_projection_dim, given
+
+
 SD3 = Family(
     SD3_LAYOUT,
     _encode,
     _predict,
     _limits,
     text_width=lambda config: int(config.joint_attention_dim),
+    pooled=_pooled,
     flow=True,
     cells=2,
 )

@@ -12,6 +12,9 @@ from .encoding import caption_limit
 from .family import Family, Rows, Shown
 from .layouts import SDXL_LAYOUT
 
+_TIME_IDS = 6
+"""Numbers that tell size, corner and target."""
+
 
 def _encode(parts: Any, captions: list[str]) -> Rows:
     """The empty caption is zeros where the pipeline takes zeros for it (`force_zeros_for_empty_prompt`)."""
@@ -39,6 +42,17 @@ def _limits(parts: Any) -> list[tuple[Any, int]]:
     return [(tokenizer, caption_limit(tokenizer, encoder)) for tokenizer, encoder in pairs]
 
 
+def _pooled(config: Any, parts: Mapping[str, Any]) -> tuple[int, int]:
+    times = _TIME_IDS * (config.addition_time_embed_dim or 0)
+    return (config.projection_class_embeddings_input_dim or 0) - times, parts["text_encoder_2"].config.projection_dim
+
+
 SDXL = Family(
-    SDXL_LAYOUT, _encode, _predict, _limits, added=_added, text_width=lambda config: int(config.cross_attention_dim)
+    SDXL_LAYOUT,
+    _encode,
+    _predict,
+    _limits,
+    added=_added,
+    text_width=lambda config: int(config.cross_attention_dim),
+    pooled=_pooled,
 )

@@ -52,10 +52,6 @@ class TrainSettings(DataSettings, RunSettings, PriorSettings, FlowSettings):
         group=_DATA,
         needed="a pipeline folder",
     )
-    variant: str = setting("", "variant of the weight files, such as fp16, where a part has it", group=_DATA)
-    model_config: str = setting(
-        "", "for a .safetensors file: pipeline folder with its configurations and tokenizers", group=_DATA
-    )
     data: str = setting(
         "",
         "folder of pictures with captions: metadata.jsonl, or NAME.txt beside each picture",
@@ -64,6 +60,10 @@ class TrainSettings(DataSettings, RunSettings, PriorSettings, FlowSettings):
     )
     output: str = setting("", "folder for the adapter, checkpoints and log", group=_DATA, needed="a folder to write to")
     prompt: str = setting("", "one caption for all pictures that have none of their own", group=_DATA)
+    variant: str = setting("", "variant of the weight files, such as fp16, where a part has it", group=_DATA)
+    model_config: str = setting(
+        "", "for a .safetensors file: pipeline folder with its configurations and tokenizers", group=_DATA
+    )
     rank: int = setting(4, "rank of the adapter", group=_ADAPTER, above=0, most=8192)
     alpha: float = setting(
         0.0, "scaling is alpha / rank; 0 means alpha = rank", group=_ADAPTER, least=0, most=1_000_000

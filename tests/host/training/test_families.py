@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from systolora.errors import UserError
 from systolora.models.family import Shown
-from systolora.models.pipeline import load_parts
+from systolora.models.pipeline import check_fit, load_parts
 from systolora.training.adapter import ADAPTER_FILE
 from systolora.training.batches import Batch, draw_batch
 from systolora.training.flow import FlowObjective
@@ -289,3 +291,24 @@ def test_a_scheduler_of_another_kind_is_refused_by_name(name: str, kind: Any, me
     (folder / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", kind.__name__]}))
     with pytest.raises(UserError, match=message):
         load_parts(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "setting"),
+    [
+        ("sdxl", "text_encoder_2", "projection_dim"),
+        ("sd3", "text_encoder", "projection_dim"),
+        ("flux-dev", "text_encoder", "hidden_size"),
+    ],
+)
+def test_text_encoders_of_another_model_are_refused_by_the_width_of_pooled_text(
+    name: str, encoder: str, setting: str, folders: dict[str, Path]
+) -> None:
+    parts = load_parts(folders[name])
+    components = dict(parts.pipe.components)
+    check_fit("--model x:", parts.family.layout, components)
+    config = copy.deepcopy(components[encoder].config)
+    setattr(config, setting, 5)
+    components[encoder] = SimpleNamespace(config=config)
+    with pytest.raises(UserError, match="of different models"):
+        check_fit("--model x:", parts.family.layout, components)
