@@ -121,7 +121,7 @@ class StepWriter:
         tokens, wide, out = call.tokens, call.in_features, call.out_features
         per_tensor = {"scale_b": ScaleMode.TENSOR}
 
-        # What a low-rank term is added to, and what only the adapter sees, is float32 whatever the model's type (`linear._result_type`).
+        # What a low-rank term is added to, and what only the adapter sees, is float32 whatever crosses (`Session.transfer_type`).
         added = {"result": Result.FLOAT32} if call.adapted else {}
         single = {"result": Result.FLOAT32}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from systolora.offloading.target_names import TARGETS
+from systolora.offloading.target_names import TARGETS, TRAINING_TRANSFER_TYPE, TRANSFER_TYPES
 from systolora.options import LARGEST_SEED, setting
 
 CONCEPTS = ("heart", "mushroom", "robot")
@@ -25,3 +25,6 @@ class DemoSettings:
     emulated_board: str = setting("", "with --backend board: run the real driver on this emulated board")
     seed: int = setting(0, "of both runs", least=0, most=LARGEST_SEED)
     targets: str = setting("attention", "layers that run on the device", choices=TARGETS)
+    transfer_type: str = setting(
+        TRAINING_TRANSFER_TYPE, "in which activations and gradients cross in the INT8 run", choices=TRANSFER_TYPES
+    )

@@ -17,7 +17,14 @@ from systolora.intlora.settings import (
     IntLoraSettings,
     parse_remedies,
 )
-from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
+from systolora.offloading.target_names import (
+    ADAPTED,
+    ATTENTION_PRODUCTS_HELP,
+    TARGETS,
+    TRAINING_TRANSFER_TYPE,
+    TRANSFER_TYPES,
+    adapted_by,
+)
 from systolora.options import LARGEST_SEED, check_rules, merge_settings, setting
 
 from .settings_file import load_settings_file
@@ -118,6 +125,12 @@ class TrainSettings:
         "tensor: one scale per weight tensor (the CDM-QTA paper); channel: one per output channel",
         group=_DEVICE,
         choices=("tensor", "channel"),
+    )
+    transfer_type: str = setting(
+        TRAINING_TRANSFER_TYPE,
+        "in which activations and gradients cross between host and device",
+        group=_DEVICE,
+        choices=TRANSFER_TYPES,
     )
     rounding: str = setting("nearest", "of gradients", group=_DEVICE, choices=("nearest", "stochastic"))
     method: str = setting(

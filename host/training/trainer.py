@@ -110,7 +110,8 @@ class Trainer:
 
         if self.device is None and self.settings.precision == "int8":
             self.device = open_device_for(self.settings)
-        quantization = quantization_for(self.settings.weight_scales, self.settings.rounding, self.settings.seed)
+        chosen = self.settings
+        quantization = quantization_for(chosen.weight_scales, chosen.rounding, chosen.seed, chosen.transfer_type)
         if self.settings.method != "lora":
             from .integers import attach_for
 
