@@ -146,7 +146,9 @@ class StepWriter:
         rank = self.rank
         if self._new(call.source, Axis.COLUMN):
             yield quantize("x", tokens, wide, Axis.COLUMN)
+        # Factors that changed are quantized along both axes, whoever needs them (`layer_writer.Residents.refresh`).
         yield quantize("down", rank, wide, Axis.ROW)
+        yield quantize("down", rank, wide, Axis.COLUMN)
         yield gemm("forward_down", tokens, rank, wide, transpose_b=True, **single)
         yield quantize("h", tokens, rank, Axis.ROW)
         yield quantize("h", tokens, rank, Axis.COLUMN)
@@ -160,7 +162,6 @@ class StepWriter:
         yield gemm("grad_down", rank, wide, tokens, transpose_a=True, **single)
         if call.input_grad:
             yield quantize("grad_h", tokens, rank, Axis.ROW)
-            yield quantize("down", rank, wide, Axis.COLUMN)
             yield gemm("grad_input_low_rank", tokens, wide, rank, accumulate=True, **single)
 
     def _convolution(self, call: ConvolutionCall) -> Iterator[Work]:
