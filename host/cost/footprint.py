@@ -73,13 +73,19 @@ class Footprint:
 
 
 def step_footprint(
-    workload: Workload, rank: int, bus_bytes: int, board: str = "", release_weights: bool = False
+    workload: Workload,
+    rank: int,
+    bus_bytes: int,
+    board: str = "",
+    release_weights: bool = False,
+    transfer_bytes: int = FLOAT_BYTES,
 ) -> Footprint:
     """What a step needs.
 
     Args:
         rank: of the adapter. bus_bytes: of the array's ports. board: of BOARD_TABLE, or "".
         release_weights: frozen weights of offloaded layers are kept as int8 only, as `offload(release_weights=True)` does.
+        transfer_bytes: of an element of the activations and gradients that cross.
 
     Raises:
         ValueError: for a list of GEMMs.
@@ -94,8 +100,10 @@ def step_footprint(
         "int8 weights": sum(_int8_weight(call, bus_bytes) for call in layers),
         "adapter, gradients, optimizer": FLOAT_BYTES * (2 + _MOMENTS) * workload.trainable,
         "activations kept for backward": workload.trace.kept_bytes + _int8_copies(workload, rank, bus_bytes),
-        "probabilities of attention": sum(_probabilities(call) for call in workload.calls),
-        "buffers and scores at work": max((_at_work(call, bus_bytes) for call in workload.calls), default=0),
+        "probabilities of attention": sum(_probabilities(call, transfer_bytes) for call in workload.calls),
+        "buffers and scores at work": max(
+            (_at_work(call, bus_bytes, transfer_bytes) for call in workload.calls), default=0
+        ),
         "programs": INSTRUCTION_BYTES * instructions,
         "system and libraries, assumed": SYSTEM_BYTES,
     }
@@ -136,18 +144,23 @@ def _int8_copies(workload: Workload, rank: int, bus: int) -> int:
     return sum(inputs.values()) + sum(call.tokens * round_up(rank, bus) for call in adapted)
 
 
-def _probabilities(call: Call) -> int:
-    """What offloaded attention keeps: p in float32."""
+def _probabilities(call: Call, element: int) -> int:
+    """What offloaded attention keeps: p, of the bytes an element that it crosses in."""
     if not isinstance(call, AttentionCall) or not call.needs_backward:
         return 0
-    return FLOAT_BYTES * call.heads * call.queries * call.keys
+    return element * call.heads * call.queries * call.keys
 
 
-def _at_work(call: Call, bus: int) -> int:
-    """The most that a call's programs and what surrounds them hold at once: sources and results in float32, int8 copies of sources."""
+def _at_work(call: Call, bus: int, element: int) -> int:
+    """The most that a call's programs and what surrounds them hold at once: sources, results, and int8 copies of sources.
+
+    A result that does not cross in float32 is there in float32 too.
+    """
+    result = element if element == FLOAT_BYTES else element + FLOAT_BYTES
     if isinstance(call, AttentionCall):
         scores = call.heads * call.queries * call.keys
-        return (_SCORES_AT_ONCE if call.needs_backward else 2) * FLOAT_BYTES * scores + 2 * scores
+        backward = (_SCORES_AT_ONCE - 1) * FLOAT_BYTES + result
+        return (backward if call.needs_backward else 2 * element) * scores + 2 * scores
     if isinstance(call, ConvolutionCall):
         sides = (
             (call.batch * call.height * call.width, call.in_channels),
@@ -159,4 +172,5 @@ def _at_work(call: Call, bus: int) -> int:
     else:
         sides = (call.tokens, call.in_features), (call.tokens, call.out_features)
     copies = max(rows * round_up(cols, bus) for rows, cols in sides)
-    return copies + FLOAT_BYTES * sum(rows * cols for rows, cols in sides)
+    sizes = [rows * cols for rows, cols in sides]
+    return copies + element * sum(sizes) + (result - element) * max(sizes)

@@ -19,13 +19,14 @@ from typing import Any
 
 from systolora.errors import UserError
 from systolora.files import read_utf8
+from systolora.hls.isa import Result
 
 from .host_operators import OPERATORS, OTHER
 from .layer_calls import AttentionCall
-from .step_gemms import StepQuantize
+from .step_gemms import StepGemm, StepQuantize
 from .workloads import Workload
 
-UPLOAD, OPTIMIZER = "upload", "optimizer"
+UPLOAD, OPTIMIZER, COPY = "upload", "optimizer", "copy"
 HOST_OPERATORS = (*OPERATORS, OTHER, UPLOAD, OPTIMIZER)
 """All that a processor is said to take a time for, beside multiply-accumulates."""
 
@@ -196,6 +197,7 @@ def host_cost(workload: Workload, rates: HostRates) -> HostCost:
             if isinstance(call, AttentionCall):
                 elements += _softmax(call, offloaded)
     elements[UPLOAD] = _uploaded(workload)
+    elements[COPY] += _widened(workload)
     elements[OPTIMIZER] = workload.trainable
     return HostCost(rates, dict(elements), workload.host_macs)
 
@@ -215,7 +217,7 @@ def _softmax(call: AttentionCall, offloaded: bool) -> Counter[str]:
 
 
 def _uploaded(workload: Workload) -> int:
-    """Elements that are copied to where the device reads them: the sources of quantizations. Results are taken where they lie."""
+    """Elements that are copied to where the device reads them: the sources of quantizations."""
     seen: set[tuple[str, str]] = set()
     elements = 0
     for work in workload.order:
@@ -227,3 +229,12 @@ def _uploaded(workload: Workload) -> int:
         seen.add(key)
         elements += work.repeats * work.op.m * work.op.n
     return elements
+
+
+def _widened(workload: Workload) -> int:
+    """Elements of results that come in bfloat16 and are made float32, as the model is; others are taken where they lie.
+
+    Scores stay in bfloat16: the softmax takes them so.
+    """
+    gemms = (work for work in workload.order if isinstance(work, StepGemm) and work.kind != "forward_scores")
+    return sum(work.repeats * work.op.m * work.op.n for work in gemms if work.op.result == Result.BFLOAT16)

@@ -14,7 +14,7 @@ from pathlib import Path
 from systolora.hls.config import BOARDS, ArrayConfig
 from systolora.hls.rendering import template_environment
 from systolora.models.configs import MODELS
-from systolora.offloading.target_names import TARGETS
+from systolora.offloading.target_names import TARGETS, TRAINING_TRANSFER_TYPE
 from systolora.sim.cost.mapping import best_products, has_transposed_form
 from systolora.sim.cost.unit_times import ArrayKind
 
@@ -37,7 +37,8 @@ _BOARD_ROWS = (
     ("all", "all", True),
 )
 """Title, targets and whether the products of attention are on the accelerator."""
-_HALF = "bfloat16"
+_PLAIN = "float32"
+"""What crosses in all tables that do not say it."""
 _BOUNDS = {
     "array": "array",
     "input": "input port",
@@ -49,13 +50,14 @@ _BOUNDS = {
 
 
 @lru_cache(maxsize=32)
-def _traced(workload: str, targets: str, bus_bytes: int, products: bool, result: str = "float32") -> Workload:
+def _traced(workload: str, targets: str, bus_bytes: int, products: bool, result: str = _PLAIN) -> Workload:
     options = StepOptions(targets, _ADAPT, products, bus_bytes=bus_bytes, result=RESULTS[result])
     return trace_workload(workload, options)
 
 
 def _simulated(targets: str = "kv", products: bool | None = None, **options: object) -> Simulation:
-    """A step with the paper's adapter; the products of attention belong to "all" unless it is said."""
+    """A step with the paper's adapter, float32 crossing; the products of attention belong to "all" unless it is said."""
+    options = {"result": _PLAIN, **options}
     products = targets == "all" if products is None else products
     settings = SimulateSettings(targets=targets, adapt=_ADAPT, attention_products=products, **options)  # type: ignore[arg-type]
     workload = _traced(settings.workload, targets, settings.array_config().bus_bytes, products, settings.result)
@@ -140,15 +142,14 @@ def board_table() -> str:
     """Predicted step times of SD 1.5 for each board preset, the host's part included."""
     rows = []
     for name, config in BOARDS.items():
-        halves = [(f"{title}, {_HALF}", targets, products, _HALF) for title, targets, products in _BOARD_ROWS[2:]]
-        for title, targets, products, result in [*((*row, "float32") for row in _BOARD_ROWS), *halves]:
+        for (title, targets, products), result in product(_BOARD_ROWS, (TRAINING_TRANSFER_TYPE, _PLAIN)):
             done = _simulated(targets, products, board=name, result=result)
             seconds = [value / config.clock_mhz / 1e6 for value in (done.policies["auto"].cycles, done.quantize_cycles)]
             bounds, memory, host = done.cycles_by("bound"), done.footprint, done.host
             assert memory is not None and host is not None, "a model is traced"
             rows.append(
                 [
-                    *(name, f"{config.rows} x {config.cols}", title),
+                    *(name, f"{config.rows} x {config.cols}", title, result),
                     *(f"{value:.3f}" for value in (*seconds, done.step_seconds())),
                     *(f"{done.policies['auto'].utilization:.1%}", f"{done.step_utilization():.1%}"),
                     *(_BOUNDS[max(bounds, key=lambda key: bounds[key])], _BOUNDS[done.bottleneck()]),
@@ -160,7 +161,7 @@ def board_table() -> str:
                 ]
             )
     titles = (
-        *("board", "array", "layers", "GEMM s", "QUANTIZE s", "accelerator s", "GEMM utilization"),
+        *("board", "array", "layers", "what crosses", "GEMM s", "QUANTIZE s", "accelerator s", "GEMM utilization"),
         *("step utilization", "GEMMs bound by", "bottleneck", "host s", "both s"),
         *("memory GB", "weights released", "the board has"),
     )
@@ -169,7 +170,9 @@ def board_table() -> str:
 
 def host_table() -> str:
     """What the host's part of a step of SD 1.5 consists of, and what is assumed of its processor."""
-    simulated = [_simulated(targets, products).host for _, targets, products in _BOARD_ROWS]
+    simulated = [
+        _simulated(targets, products, result=TRAINING_TRANSFER_TYPE).host for _, targets, products in _BOARD_ROWS
+    ]
     costs = [cost for cost in simulated if cost is not None]
     parts = [cost.seconds_by_operator() for cost in costs]
     names = sorted({name for part in parts for name in part}, key=lambda name: -max(p.get(name, 0.0) for p in parts))

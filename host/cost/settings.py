@@ -10,7 +10,13 @@ from systolora.errors import UserError
 from systolora.hls.config import ArrayConfig
 from systolora.hls.design import REQUESTS_IN_FLIGHT
 from systolora.hls.isa import Result, ScaleMode, Source
-from systolora.offloading.target_names import ADAPTED, ATTENTION_PRODUCTS_HELP, TARGETS
+from systolora.offloading.target_names import (
+    ADAPTED,
+    ATTENTION_PRODUCTS_HELP,
+    TARGETS,
+    TRAINING_TRANSFER_TYPE,
+    TRANSFER_TYPES,
+)
 from systolora.options import check_rules, option_name, rule_of, setting
 from systolora.sim.cost.dram import READ_LATENCY_NS, DramModel
 from systolora.sim.cost.energy import TECHNOLOGIES
@@ -20,7 +26,7 @@ from systolora.sim.cost.unit_times import ArrayKind
 from .array_options import GROUP as _ARRAY
 from .array_options import array_config, array_setting, with_array_options
 
-RESULTS = {"float32": Result.FLOAT32, "bfloat16": Result.BFLOAT16}
+RESULTS = {name: Result[name.upper()] for name in TRANSFER_TYPES}
 DATAFLOWS = ("auto", "ws", "os")
 _STEP, _REPORT = "Training step", "Results"
 """Headings of the help."""
@@ -90,7 +96,12 @@ class SimulateSettings:
     host: str = setting(
         "", "file of 'systolora bench host' with the speed of the board's processor; none: an assumption", group=_ARRAY
     )
-    result: str = setting("float32", "what GEMMs write and quantizations read", group=_ARRAY, choices=tuple(RESULTS))
+    result: str = setting(
+        TRAINING_TRANSFER_TYPE,
+        "what GEMMs write and quantizations read, as train's --transfer-type",
+        group=_ARRAY,
+        choices=TRANSFER_TYPES,
+    )
     overlap: bool = setting(
         True, "preload and drain beside the work, as built; off: blocks one after the other, skewed", group=_ARRAY
     )

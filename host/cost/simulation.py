@@ -10,6 +10,7 @@ import numpy as np
 from systolora.errors import UserError
 from systolora.hls.isa import End, Instruction
 from systolora.offloading.target_names import adapted_by
+from systolora.programs.tensors import ElementType
 from systolora.sim.cost.energy import PeakFigures, Technology, energy, peak_figures
 from systolora.sim.cost.quantize_times import quantize_time, quantize_work
 from systolora.sim.cost.tile_times import Machine
@@ -233,7 +234,8 @@ def simulate_workload(settings: SimulateSettings, workload: Workload) -> Simulat
         quantize=quantize,
         host=host_cost(workload, read_rates(settings.host)) if traced else None,
         footprint=step_footprint(
-            workload, settings.rank, machine.config.bus_bytes, settings.board, settings.release_weights
+            *(workload, settings.rank, machine.config.bus_bytes, settings.board, settings.release_weights),
+            transfer_bytes=ElementType[settings.result.upper()].nbytes,
         )
         if traced
         else None,

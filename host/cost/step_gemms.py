@@ -121,7 +121,7 @@ class StepWriter:
         tokens, wide, out = call.tokens, call.in_features, call.out_features
         per_tensor = {"scale_b": ScaleMode.TENSOR}
 
-        # What a low-rank term is added to, and what only the adapter sees, is float32 whatever the model's type (`linear._result_type`).
+        # What a low-rank term is added to, and what only the adapter sees, is float32 whatever crosses (`Session.transfer_type`).
         added = {"result": Result.FLOAT32} if call.adapted else {}
         single = {"result": Result.FLOAT32}
 
@@ -146,7 +146,9 @@ class StepWriter:
         rank = self.rank
         if self._new(call.source, Axis.COLUMN):
             yield quantize("x", tokens, wide, Axis.COLUMN)
+        # Factors that changed are quantized along both axes, whoever needs them (`layer_writer.Residents.refresh`).
         yield quantize("down", rank, wide, Axis.ROW)
+        yield quantize("down", rank, wide, Axis.COLUMN)
         yield gemm("forward_down", tokens, rank, wide, transpose_b=True, **single)
         yield quantize("h", tokens, rank, Axis.ROW)
         yield quantize("h", tokens, rank, Axis.COLUMN)
@@ -160,7 +162,6 @@ class StepWriter:
         yield gemm("grad_down", rank, wide, tokens, transpose_a=True, **single)
         if call.input_grad:
             yield quantize("grad_h", tokens, rank, Axis.ROW)
-            yield quantize("down", rank, wide, Axis.COLUMN)
             yield gemm("grad_input_low_rank", tokens, wide, rank, accumulate=True, **single)
 
     def _convolution(self, call: ConvolutionCall) -> Iterator[Work]:

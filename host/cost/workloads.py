@@ -9,7 +9,7 @@ from systolora.errors import UserError
 from systolora.hls.isa import Result
 from systolora.models.configs import ModelSpec, build_model, model_spec, step_inputs
 from systolora.offloading.attention import attention_modules
-from systolora.offloading.target_names import ADAPTED, TARGETS, adapted_by
+from systolora.offloading.target_names import ADAPTED, TARGETS, TRAINING_TRANSFER_TYPE, adapted_by
 from systolora.offloading.targets import adaptable_names, layer_names, select
 from torch import nn
 
@@ -92,7 +92,7 @@ class StepOptions:
     batch: int = 1
     resolution: int = 0
     bus_bytes: int = 16
-    result: Result = Result.FLOAT32
+    result: Result = Result[TRAINING_TRANSFER_TYPE.upper()]
 
 
 def trace_workload(name: str, options: StepOptions) -> Workload:

@@ -78,6 +78,7 @@ def recipe(settings: DemoSettings, data: Path) -> TrainSettings:
         seed=settings.seed,
         backend=settings.backend,
         emulated_board=settings.emulated_board,
+        transfer_type=settings.transfer_type,
         checkpoint_every=0,
         threads=1,
     )

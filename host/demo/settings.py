@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from systolora.offloading.target_names import TARGETS
+from systolora.offloading.target_names import TARGETS, TRAINING_TRANSFER_TYPE, TRANSFER_TYPES
 from systolora.options import LARGEST_SEED, setting
 
 _LESSON, _DEVICE = "What is taught", "Device"
@@ -36,3 +36,9 @@ class DemoSettings:
     )
     emulated_board: str = setting("", "with --backend board: run the real driver on this emulated board", group=_DEVICE)
     targets: str = setting("attention", "layers that run on the device", group=_DEVICE, choices=TARGETS)
+    transfer_type: str = setting(
+        TRAINING_TRANSFER_TYPE,
+        "in which activations and gradients cross in the INT8 run",
+        group=_DEVICE,
+        choices=TRANSFER_TYPES,
+    )

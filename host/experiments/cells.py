@@ -125,6 +125,7 @@ def run_cell(bench: Bench, cell: Cell, folder: Path) -> list[Row]:
         output=str(folder),
         seed=cell.seed,
         precision="float32" if cell.method == "lora" else "int8",
+        transfer_type="float32",  # as the integer methods of these tables have it
         weight_scales="channel",
     )
     names = adapted_names(bench)

@@ -16,7 +16,6 @@ from systolora.offloading.session import Session
 from systolora.programs.buffers import Lease
 from systolora.programs.spaces import ProgramTemplate
 from systolora.programs.tensors import ElementType
-from systolora.programs.transfers import element_type
 from systolora.sim.functional import reference
 from torch import Tensor
 from torch.nn import functional
@@ -137,7 +136,8 @@ class DeviceEngine(Engine):
         parts = digits(weight.values)
         out, width = weight.values.shape
         shape = LayerShape(width, out, 0, False)
-        template = self.session.template(IntegerForwardPlan(shape, 1, ElementType.FLOAT32, len(parts), False))
+        types = ElementType.FLOAT32, ElementType.FLOAT32
+        template = self.session.template(IntegerForwardPlan(shape, 1, *types, len(parts), False))
         lease = self.session.pool.lease(template.sizes["weight"], f"{name}: weight")
         buffers = {"weight": lease.buffer}
         for index, part in enumerate(parts):
@@ -150,7 +150,8 @@ class DeviceEngine(Engine):
     ) -> tuple[Tensor, Tensor | None]:
         """See `Engine.forward`."""
         shape = self._shape(placed, bias is not None)
-        template = self.session.template(IntegerForwardPlan(shape, len(x), element_type(x), placed.passes, keep))
+        types = self.session.transfer_type(x.dtype), self._result_type(placed)
+        template = self.session.template(IntegerForwardPlan(shape, len(x), *types, placed.passes, keep))
         residents: dict[str, Any] = {"weight": placed.lease.buffer} if placed.lease else {}
         saved = self.session.pool.lease(template.sizes["saved"], "saved") if keep else None
         if saved:
@@ -166,7 +167,8 @@ class DeviceEngine(Engine):
     ) -> tuple[Tensor | None, Tensor | None]:
         """See `Engine.backward`."""
         shape = self._shape(placed, False)
-        plan = IntegerBackwardPlan(shape, len(g), element_type(g), placed.passes, need_input, saved is not None)
+        types = self.session.transfer_type(g.dtype), self._result_type(placed), self._result_type()
+        plan = IntegerBackwardPlan(shape, len(g), *types, placed.passes, need_input, saved is not None)
         template = self.session.template(plan)
         if template.empty:
             return None, None
@@ -185,13 +187,17 @@ class DeviceEngine(Engine):
         """See `Engine.factor_gradients`."""
         shape = LayerShape(down.shape[1], up.shape[0], up.shape[1], False)
         inputs = {"grad_product": grad, "up": up, "down": down}
-        template, wanted = self.session.template(FactorPlan(shape, scaling)), ["grad_up", "grad_down"]
-        results = self._run(template, name, inputs, {}, wanted, gradient=True)
+        template = self.session.template(FactorPlan(shape, scaling, self.session.transfer_type(grad.dtype)))
+        results = self._run(template, name, inputs, {}, ["grad_up", "grad_down"], gradient=True)
         return results["grad_up"], results["grad_down"]
 
     def close(self) -> None:
         """Frees the buffers; the device stays open."""
         self.session.close()
+
+    def _result_type(self, placed: PlacedWeight | None = None) -> ElementType:
+        """Of a result: float32 in the model, and where a weight's passes are added up."""
+        return self.session.transfer_type(torch.float32, added=placed is not None and placed.passes > 1)
 
     @staticmethod
     def _shape(placed: PlacedWeight, bias: bool) -> LayerShape:

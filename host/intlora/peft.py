@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from systolora.errors import UserError
-from systolora.offloading.quantization import QuantizationConfig
+from systolora.offloading.quantization import QuantizationConfig, describe_transfers
 from systolora.offloading.session import Session
 from systolora.sim.functional.device import Device
 from torch import Tensor, nn
@@ -153,9 +153,13 @@ class IntLoraHandle:
         total = sum(weight.values.size for weight in weights.values())
         where = self.engine.session.device.name if isinstance(self.engine, DeviceEngine) else "torch in float32"
         gemms = ", ".join(f"{kind} {count}" for kind, count in self.engine.gemms.items()) or "none yet"
+        transfers = (
+            [describe_transfers(self.engine.session.quantization)] if isinstance(self.engine, DeviceEngine) else []
+        )
         lines = [
             f"integer weights: {len(weights)} layers on {where}",
             f"GEMMs: {gemms}",
+            *transfers,
             f"{wide} of {total} integers ({wide / total:.2%}) are wider than the array's 8 bits and take several passes",
         ]
         calls: Counter[str] = Counter()

@@ -49,12 +49,14 @@ class IntegerForwardPlan:
     """y [tokens, out] of x [tokens, in]; the digits `digit0` ... and `scale` lie in the space `weight`, `bias` in `bias`.
 
     Attributes:
+        source: element type of x as uploaded. result: of y.
         keep: x is needed for the weight's gradient; it stays in the space `saved`.
     """
 
     shape: LayerShape
     tokens: int
     source: ElementType
+    result: ElementType
     passes: int
     keep: bool
 
@@ -67,7 +69,7 @@ class IntegerForwardPlan:
         x = sketch.name("x", sketch.space("inbox").matrix(self.tokens, shape.in_features, self.source))
         if self.keep:
             writer.quantize(x, "activation", "x", Axis.COLUMN, into=_saved(writer, self.tokens))
-        y = _outbox(sketch, "y", self.tokens, shape.out_features)
+        y = _outbox(sketch, "y", self.tokens, shape.out_features, self.result)
         by_token = writer.quantize(x, "activation", "x", Axis.ROW)
         for index, digit in enumerate(weight):
             writer.gemm(
@@ -85,11 +87,17 @@ class IntegerForwardPlan:
 
 @dataclass(frozen=True)
 class IntegerBackwardPlan:
-    """From g [tokens, out]: `grad_x` [tokens, in] if needed, and `grad_weight` [out, in] from the x that forward kept."""
+    """From g [tokens, out]: `grad_x` [tokens, in] if needed, and `grad_weight` [out, in] from the x that forward kept.
+
+    Attributes:
+        source: element type of g as uploaded. result: of grad_x. weight_result: of grad_weight.
+    """
 
     shape: LayerShape
     tokens: int
     source: ElementType
+    result: ElementType
+    weight_result: ElementType
     passes: int
     need_input: bool
     need_weight: bool
@@ -101,13 +109,13 @@ class IntegerBackwardPlan:
         weight, scale = _weight(sketch, shape, self.passes)
         g = sketch.name("g", sketch.space("inbox").matrix(self.tokens, shape.out_features, self.source))
         if self.need_input:
-            grad_x = _outbox(sketch, "grad_x", self.tokens, shape.in_features)
+            grad_x = _outbox(sketch, "grad_x", self.tokens, shape.in_features, self.result)
             scaled = writer.quantize_scaled(g, "gradient", "grad_y", Axis.ROW, scale)
             for index, digit in enumerate(weight):
                 b, alpha = Quantized(digit, scale), float(BASE**index)
                 writer.gemm("grad_input", scaled, b, grad_x, alpha=alpha, accumulate=index > 0, folded_b=True)
         if self.need_weight:
-            out = _outbox(sketch, "grad_weight", shape.out_features, shape.in_features)
+            out = _outbox(sketch, "grad_weight", shape.out_features, shape.in_features, self.weight_result)
             by_column = writer.quantize(g, "gradient", "grad_y", Axis.COLUMN)
             writer.gemm("grad_weight", by_column, _saved(writer, self.tokens), out, transpose_a=True)
         return sketch.finish()
@@ -115,16 +123,17 @@ class IntegerBackwardPlan:
 
 @dataclass(frozen=True)
 class FactorPlan:
-    """`grad_up` [out, rank] and `grad_down` [rank, in] from `grad_product` [out, in]."""
+    """`grad_up` [out, rank] and `grad_down` [rank, in] from `grad_product` [out, in] of type `source`."""
 
     shape: LayerShape
     scaling: float
+    source: ElementType
 
     def write(self, config: ArrayConfig, quantization: QuantizationConfig) -> ProgramTemplate:
         """The program."""
         sketch, shape = Sketch(config), self.shape
         writer = LayerWriter(sketch, quantization, shape)
-        g = _inbox(sketch, "grad_product", shape.out_features, shape.in_features)
+        g = _inbox(sketch, "grad_product", shape.out_features, shape.in_features, self.source)
         up = _inbox(sketch, "up", shape.out_features, shape.rank)
         down = _inbox(sketch, "down", shape.rank, shape.in_features)
         by_row = writer.quantize(g, "gradient", "grad_product", Axis.ROW)
@@ -136,12 +145,12 @@ class FactorPlan:
         return sketch.finish()
 
 
-def _inbox(sketch: Sketch, name: str, rows: int, cols: int) -> DeviceMatrix:
-    return sketch.name(name, sketch.space("inbox").matrix(rows, cols, ElementType.FLOAT32))
+def _inbox(sketch: Sketch, name: str, rows: int, cols: int, dtype: ElementType = ElementType.FLOAT32) -> DeviceMatrix:
+    return sketch.name(name, sketch.space("inbox").matrix(rows, cols, dtype))
 
 
-def _outbox(sketch: Sketch, name: str, rows: int, cols: int) -> DeviceMatrix:
-    return sketch.name(name, sketch.space("outbox").matrix(rows, cols, ElementType.FLOAT32))
+def _outbox(sketch: Sketch, name: str, rows: int, cols: int, dtype: ElementType = ElementType.FLOAT32) -> DeviceMatrix:
+    return sketch.name(name, sketch.space("outbox").matrix(rows, cols, dtype))
 
 
 def _named_vector(sketch: Sketch, space: str, name: str, length: int) -> DeviceVector:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from systolora.programs.transfers import as_own_tensor, element_type
+from systolora.programs.transfers import as_own_tensor
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -40,7 +40,8 @@ def offloaded_attention(layer: OffloadedLayer, q: Tensor, k: Tensor, v: Tensor, 
         RuntimeError: if the offload was undone.
     """
     layer.session.check_open(layer.name)
-    shape = AttentionShape(math.prod(q.shape[:-2]), q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1], element_type(q))
+    element = layer.session.transfer_type(q.dtype)
+    shape = AttentionShape(math.prod(q.shape[:-2]), q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1], element)
     return _Attention.apply(layer, shape, 1 / math.sqrt(shape.width) if scale is None else scale, q, k, v)
 
 
@@ -70,7 +71,9 @@ class _Attention(torch.autograd.Function):
         plan = ContextGradientPlan(shape, need_v, need_q or need_k)
         found = _run(layer, plan, {"grad_o": grad_o, "p": p, "v": v})
         if need_q or need_k:
-            grad_s = softmax_gradient(p, found["grad_p"])
+            # However it crossed, the difference is taken in float32, unless all of the model is in bfloat16.
+            grad_p = found["grad_p"] if q.dtype == torch.bfloat16 else found["grad_p"].float()
+            grad_s = softmax_gradient(p, grad_p)
             found |= _run(
                 layer, ScoresGradientPlan(shape, ctx.scale, need_q, need_k), {"grad_s": grad_s, "k": k, "q": q}
             )

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from systolora.programs.contents import Contents
-from systolora.programs.tensors import ElementType
 from systolora.programs.transfers import as_own_tensor, element_type
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -99,8 +98,9 @@ class _OffloadedConvolution(torch.autograd.Function):
 def _forward(call: _Call, x: Tensor, bias: Tensor | None) -> Tensor:
     layer, shape = call.layer, call.shape
     batch, _, height, width = x.shape
-    plan = ConvolutionForwardPlan(shape, batch, (height, width), element_type(x), _result_type(call.dtype))
-    template = layer.session.template(plan)
+    session = layer.session
+    types = session.transfer_type(x.dtype), session.transfer_type(call.dtype)
+    template = session.template(ConvolutionForwardPlan(shape, batch, (height, width), *types))
     if bias is not None:
         layer.place_bias(bias, template.sizes["bias"])
     y = layer.run(template, {"x": x.permute(0, 2, 3, 1)}, outputs=["y"])["y"]
@@ -109,8 +109,9 @@ def _forward(call: _Call, x: Tensor, bias: Tensor | None) -> Tensor:
 
 def _grad_input(call: _Call, grad_y: Tensor, x_shape: torch.Size, dtype: torch.dtype) -> Tensor:
     batch, _, height, width = x_shape
-    plan = ConvolutionBackwardPlan(call.shape, batch, (height, width), element_type(grad_y), _result_type(dtype))
-    template = call.layer.session.template(plan)
+    session = call.layer.session
+    types = session.transfer_type(grad_y.dtype), session.transfer_type(dtype)
+    template = session.template(ConvolutionBackwardPlan(call.shape, batch, (height, width), *types))
     inputs = {"g": grad_y.permute(0, 2, 3, 1)}
     planes = call.shape.gradient_planes((height, width))
     found = call.layer.run(template, inputs, outputs=[plane.name for plane in planes], gradient=True)
@@ -138,7 +139,7 @@ def _interlace(
 
 
 def _place_weight(call: _Call, weight: Tensor, seen: Contents | None = None) -> Contents | None:
-    plan = ConvolutionWeightPlan(call.shape, element_type(weight))
+    plan = ConvolutionWeightPlan(call.shape, element_type(weight.dtype))
     return call.layer.place_weight(weight, plan, call.shape.weight_matrix, seen)
 
 
@@ -153,7 +154,3 @@ def _grad_input_float32(call: _Call, grad_y: Tensor, weight: Tensor, x_shape: to
     shape = call.shape
     call.layer.count_float32("grad_input_base", grad_y.numel() // len(weight) * weight.numel())
     return conv2d_input(x_shape, weight.float(), grad_y.float(), shape.stride, shape.padding)
-
-
-def _result_type(dtype: torch.dtype) -> ElementType:
-    return ElementType.BFLOAT16 if dtype == torch.bfloat16 else ElementType.FLOAT32

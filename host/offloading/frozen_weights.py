@@ -150,7 +150,7 @@ def _device(weight: Tensor) -> torch.device:
 
 def _plan(base: Any, layer: OffloadedLayer) -> Plan:
     """Of the program that quantizes the weight."""
-    shape, source = _convolution(base, layer), element_type(base.weight)
+    shape, source = _convolution(base, layer), element_type(base.weight.dtype)
     if shape is not None:
         return ConvolutionWeightPlan(shape, source)
     out, width = base.weight.flatten(1).shape

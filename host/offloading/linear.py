@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from systolora.hls.isa import Axis
 from systolora.programs.buffers import Lease
-from systolora.programs.tensors import ElementType
 from systolora.programs.transfers import as_own_tensor, element_type
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -152,20 +151,20 @@ class _Forward:
         plan = ForwardPlan(
             self.shape,
             self.tokens,
-            element_type(self.x),
+            layer.session.transfer_type(self.x.dtype),
             scaling=self.call.scaling if self.down is not None else 0.0,
             masked=self.masked,
             refresh=factors is not None,
             keep_input=self.need_down and on("grad_down"),
             keep_hidden=self.need_up and on("grad_up"),
-            result=_result_type(self.call.dtype, added=self.down is not None),
+            result=layer.session.transfer_type(self.call.dtype, added=self.down is not None),
             present=self.call.copies.present,
         )
         template = layer.session.template(plan)
         if template.empty:
             return {}, [None, None]
         if on("forward_base"):
-            plan_of_weight = weight_plan(self.shape, element_type(self.weight))
+            plan_of_weight = weight_plan(self.shape, element_type(self.weight.dtype))
             self.ctx.weight_seen = layer.place_weight(self.weight, plan_of_weight)
             if self.bias is not None:
                 layer.place_bias(self.bias, template.sizes["bias"])
@@ -265,7 +264,7 @@ class _Backward:
         plan = BackwardPlan(
             self.shape,
             self.tokens,
-            element_type(self.g),
+            layer.session.transfer_type(self.g.dtype),
             scaling=self.call.scaling,
             masked=self.ctx.masked,
             refresh=factors is not None,
@@ -273,13 +272,13 @@ class _Backward:
             need_low_rank=self.need_low_rank,
             need_down=self.need_down,
             need_up=self.need_up,
-            result=_result_type(self.ctx.x_dtype, added=self.need_low_rank),
+            result=layer.session.transfer_type(self.ctx.x_dtype, added=self.need_low_rank),
         )
         template = layer.session.template(plan)
         if template.empty:
             return
         if self.need_x and on("grad_input_base"):
-            plan_of_weight = weight_plan(self.shape, element_type(self.weight))
+            plan_of_weight = weight_plan(self.shape, element_type(self.weight.dtype))
             layer.place_weight(self.weight, plan_of_weight, seen=self.ctx.weight_seen)
         values = {"g": self.g, "grad_h": hidden, "down": self.down, "up": self.up}
         outputs = {"grad_x", "grad_x_low", "grad_up", "grad_down"}
@@ -331,8 +330,3 @@ class _Backward:
 def _inputs(names: tuple[str, ...], values: dict[str, Tensor | None], made: set[str]) -> dict[str, Tensor]:
     """What the host writes: the named matrices that it has and that the program does not make itself."""
     return {name: value for name, value in values.items() if name in names and name not in made and value is not None}
-
-
-def _result_type(dtype: torch.dtype, added: bool) -> ElementType:
-    """Of a result: bfloat16 where that is wanted and nothing is added to it, so that it is rounded once; else float32."""
-    return ElementType.BFLOAT16 if dtype == torch.bfloat16 and not added else ElementType.FLOAT32

@@ -16,7 +16,7 @@ from .attention import attention_modules, redirect
 from .frozen_weights import release_weights, restore_weights, return_memory
 from .layer import LAYER_ATTRIBUTE, OffloadedLayer
 from .peft_layers import OffloadedLoraLinear, swap, swap_back
-from .quantization import FROZEN_KINDS, QuantizationConfig
+from .quantization import FROZEN_KINDS, QuantizationConfig, describe_transfers
 from .report import OffloadReport, sum_by_kind
 from .session import Session
 from .targets import OffloadError, Selection, adaptable_names, check, is_adapted, layer_names, layers_of, select
@@ -114,6 +114,7 @@ class OffloadHandle:
             device_bytes=self.device.bytes_in_use,
             not_called=self._not_called(),
             released=sum(layer.released for layer in layers),
+            transfers=describe_transfers(self._session.quantization),
         )
 
     def _not_called(self) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from systolora.errors import UserError
 
+from .target_names import TRANSFER_TYPES
+
 GEMM_KINDS: tuple[str, ...] = (
     "forward_base",
     "forward_down",
@@ -30,6 +32,9 @@ TURNABLE_KINDS = frozenset({"grad_up", "grad_down", "forward_context", "grad_val
 either order. A factor's gradient has few values; attention's results (`attention.py`) are copied by the host anyway, which puts the heads
 side by side. An activation is not among them, nor scores: turning it would take the host longer than the array gains."""
 
+FOLLOW_MODEL = "model"
+"""A transfer type: bfloat16 for what the model has in bfloat16, else float32."""
+
 _CHOICES = {
     "weight_scales": ("tensor", "channel"),
     "factor_scales": ("tensor", "vector"),
@@ -39,6 +44,7 @@ _CHOICES = {
     "factor_rounding": ("nearest", "stochastic"),
     "activation_rounding": ("nearest", "stochastic"),
     "gradient_rounding": ("nearest", "stochastic"),
+    "transfer_type": (FOLLOW_MODEL, *TRANSFER_TYPES),
 }
 
 
@@ -58,6 +64,9 @@ class QuantizationConfig:
         gradient_scales: of grad_y and grad_h, likewise.
         weight_rounding, factor_rounding, activation_rounding, gradient_rounding: "nearest" (half to even) or "stochastic".
         seed: of the stochastic rounding, any integer.
+        transfer_type: element type in which activations and gradients cross between host and device: "model" (bfloat16 for what
+            the model has in bfloat16, else float32), "float32" or "bfloat16". Weights, factors and what is rank-sized keep theirs,
+            and a result to which the adapter's part is added is float32. Modules give the model's type whatever crosses.
     """
 
     int8_kinds: frozenset[str] = frozenset(GEMM_KINDS)
@@ -70,6 +79,7 @@ class QuantizationConfig:
     activation_rounding: str = "nearest"
     gradient_rounding: str = "nearest"
     seed: int = 0
+    transfer_type: str = FOLLOW_MODEL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "int8_kinds", frozenset(self.int8_kinds))
@@ -99,6 +109,15 @@ class QuantizationConfig:
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
 
-def quantization_for(weight_scales: str, rounding: str, seed: int) -> QuantizationConfig:
-    """The configuration behind the command line's options: weight scales, rounding of gradients, seed."""
-    return QuantizationConfig(weight_scales=weight_scales, gradient_rounding=rounding, seed=seed)
+def describe_transfers(quantization: QuantizationConfig) -> str:
+    """One line for reports: in which type activations and gradients cross."""
+    chosen = quantization.transfer_type
+    text = "the model's type (bfloat16, or else float32)" if chosen == FOLLOW_MODEL else chosen
+    return f"activations and gradients cross between host and device in {text}"
+
+
+def quantization_for(weight_scales: str, rounding: str, seed: int, transfer_type: str) -> QuantizationConfig:
+    """The configuration behind the command line's options: weight scales, rounding of gradients, seed, what crosses."""
+    return QuantizationConfig(
+        weight_scales=weight_scales, gradient_rounding=rounding, seed=seed, transfer_type=transfer_type
+    )

@@ -27,6 +27,7 @@ class OffloadReport:
         device: name of the device. device_bytes: its memory in use.
         not_called: offloaded layers that no forward has come to yet, once others ran.
         released: layers whose frozen weight exists on the device only.
+        transfers: in which type activations and gradients cross, in words.
     """
 
     adapted: tuple[str, ...]
@@ -42,6 +43,7 @@ class OffloadReport:
     device_bytes: int
     not_called: tuple[str, ...] = ()
     released: int = 0
+    transfers: str = ""
 
     @property
     def mac_share(self) -> float:
@@ -64,6 +66,8 @@ class OffloadReport:
         lines.append(
             f"share of the forward multiply-accumulates of Linear and convolution layers: {100 * self.mac_share:.2f} %"
         )
+        if self.transfers:
+            lines.append(self.transfers)
         if self.released:
             lines.append(f"frozen weights kept as INT8 only: {self.released} layers")
         reasons: Counter[str] = Counter(reason for _, reason in self.skipped)

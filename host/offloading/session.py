@@ -13,12 +13,12 @@ from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import ErrorCode
 from systolora.programs.buffers import BufferPool, Lease
 from systolora.programs.spaces import ProgramTemplate
-from systolora.programs.tensors import DeviceMatrix
-from systolora.programs.transfers import copy_result, take_result, upload
+from systolora.programs.tensors import DeviceMatrix, ElementType
+from systolora.programs.transfers import copy_result, element_type, take_result, upload
 from systolora.sim.functional.device import Buffer, Device, DeviceError
 from torch import Tensor
 
-from .quantization import QuantizationConfig
+from .quantization import FOLLOW_MODEL, QuantizationConfig
 from .shared_inputs import SharedInputs
 
 _TEMPLATES = 2048
@@ -66,6 +66,19 @@ class Session:
         """Raises RuntimeError if the offload was undone while this layer (of a copied model) still points to it."""
         if not self._open:
             raise RuntimeError(f"layer {layer!r}: its offload was undone; call systolora.offload on this model again")
+
+    def transfer_type(self, dtype: torch.dtype, added: bool = False) -> ElementType:
+        """The element type in which an activation or a gradient crosses, to the device or back.
+
+        Args:
+            dtype: that it has in the model.
+            added: it is a result to which the device adds another product. An instruction adds to the type that it writes, so
+                that is float32: in bfloat16 the sum would be rounded twice.
+        """
+        chosen = self.quantization.transfer_type
+        if added:
+            return ElementType.FLOAT32
+        return element_type(dtype) if chosen == FOLLOW_MODEL else ElementType[chosen.upper()]
 
     def template(self, plan: Plan) -> ProgramTemplate:
         """The program for a plan, written at the first call."""

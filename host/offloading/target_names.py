@@ -1,4 +1,4 @@
-"""What `--targets` and `--adapt` may say, declared once for `offload`, `train` and `simulate`; no torch is loaded for it."""
+"""What `--targets`, `--adapt` and the type of transfers may say, declared once for `offload`, `train` and `simulate`; no torch is loaded for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ ADAPTED = ("kv", "attention")
 """Layers that `offload(rank=...)` and `train` put an adapter on; those of TARGETS."""
 
 ATTENTION_PRODUCTS_HELP = "also q k^T, p v and their gradients on the device, with any targets"
+
+TRANSFER_TYPES = ("float32", "bfloat16")
+"""Element types in which activations and gradients cross between host and device."""
+
+TRAINING_TRANSFER_TYPE = "bfloat16"
+"""The one that `train` and `simulate` take by default: half the bytes, and no difference in what is learnt (docs/training.md)."""
 
 
 def adapted_by(targets: str, adapt: str = "") -> str:

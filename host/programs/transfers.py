@@ -18,13 +18,15 @@ _STAND_IN = {ElementType.BFLOAT16: np.int16}
 """numpy has no bfloat16, and torch's uint16 knows few operations: the bits travel as int16."""
 
 
-def element_type(tensor: Tensor) -> ElementType:
-    """The element type in which a tensor is uploaded, or in which a result for it is made: bfloat16, or else float32."""
-    return ElementType.BFLOAT16 if tensor.dtype == torch.bfloat16 else ElementType.FLOAT32
+def element_type(dtype: torch.dtype) -> ElementType:
+    """The element type that holds what a tensor of some type holds: bfloat16, or else float32."""
+    return ElementType.BFLOAT16 if dtype == torch.bfloat16 else ElementType.FLOAT32
 
 
 def upload(values: Tensor, matrix: DeviceMatrix) -> None:
     """Writes a tensor of any shape whose elements, in row-major order, are those of the matrix; converted if need be.
+
+    float32 becomes bfloat16 by rounding to nearest even, so from 3.3962e38 on it becomes infinite.
 
     Args:
         values: [..., cols], rows in all before the last dimension; any strides: here a transposed tensor is put in order.

@@ -16,6 +16,9 @@ from .settings import RESUME_FREE, TrainSettings
 from .sources import find_data
 from .start_adapter import adapter_fingerprint
 
+_BEFORE = {"transfer_type": "float32"}
+"""What checkpoints were trained with that are older than a setting, where that is not today's default."""
+
 _BY_CONTENTS = {"model": "--model", "data": "--data", "init_from": "--init-from"}
 _FOLDERS = frozenset({"model_config", "class_data"})
 """Compared with those: what the model's configurations and the pictures of the class are."""
@@ -72,9 +75,11 @@ class Origin:
             )
         if set(saved) != set(self.facts()) or not all(isinstance(value, dict) for value in saved.values()):
             raise UserError("--resume: the checkpoint's header is not that of a training run; delete it")
-        # A setting that the checkpoint's version did not have had the default's effect.
-        theirs = _kept(TrainSettings()) | saved["settings"]
+        # A setting that the checkpoint's version did not have had the effect of the default, or of what was done then.
+        theirs = _kept(TrainSettings()) | _BEFORE | saved["settings"]
         for name in theirs:
+            if name == "transfer_type" and self.settings["precision"] == "float32":
+                continue  # nothing crosses
             if name not in self.settings:
                 raise UserError(
                     f"--resume: the checkpoint has a setting {name[:60]!r}, which this version does not know"

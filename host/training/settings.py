@@ -17,13 +17,20 @@ from systolora.intlora.settings import (
     IntLoraSettings,
     parse_remedies,
 )
-from systolora.offloading.target_names import ATTENTION_PRODUCTS_HELP, TARGETS, adapted_by
+from systolora.offloading.target_names import (
+    ATTENTION_PRODUCTS_HELP,
+    TARGETS,
+    TRAINING_TRANSFER_TYPE,
+    TRANSFER_TYPES,
+    adapted_by,
+)
 from systolora.options import LARGEST_SEED, check_rules, merge_settings, option_name, setting
 
 from .data_settings import DATA as _DATA
 from .data_settings import DataSettings
 from .flow_settings import FlowSettings
-from .optimizers import OPTIMIZERS, check_optimizer
+from .optimizer_settings import OptimizerSettings
+from .optimizers import check_optimizer
 from .patterns import split_patterns
 from .prior_settings import PriorSettings
 from .run_settings import RUN_NAMES, RunSettings
@@ -43,7 +50,7 @@ _MOST_STEPS = 10**9
 
 
 @dataclass(frozen=True)
-class TrainSettings(DataSettings, RunSettings, PriorSettings, FlowSettings):
+class TrainSettings(DataSettings, RunSettings, PriorSettings, OptimizerSettings, FlowSettings):
     """Settings of one fine-tuning run; each is an option of `systolora train` and a key of its YAML file."""
 
     model: str = setting(
@@ -95,33 +102,6 @@ class TrainSettings(DataSettings, RunSettings, PriorSettings, FlowSettings):
     batch: int = setting(1, "pictures per micro-batch, over all processes", group=_STEPS, above=0, most=65_536)
     accumulation: int = setting(1, "micro-batches per optimizer step", group=_STEPS, above=0, most=1_000_000)
     learning_rate: float = setting(1e-4, "peak learning rate", group=_STEPS, above=0, most=1000)
-    schedule: str = setting(
-        "constant",
-        "learning rate schedule",
-        group=_STEPS,
-        choices=("constant", "linear", "cosine", "constant_with_warmup", "cosine_with_restarts", "polynomial"),
-    )
-    schedule_cycles: int = setting(1, "times that cosine_with_restarts falls", group=_STEPS, above=0, most=_MOST_STEPS)
-    schedule_power: float = setting(1.0, "exponent of the polynomial schedule", group=_STEPS, above=0, most=100)
-    warmup: int = setting(0, "steps of linear warm-up", group=_STEPS, least=0, most=_MOST_STEPS)
-    optimizer: str = setting(
-        "adamw",
-        "what takes the steps (8-bit ones need bitsandbytes, lion lion-pytorch, prodigy prodigyopt)",
-        group=_STEPS,
-        choices=tuple(OPTIMIZERS),
-    )
-    optimizer_options: str = setting("", "more of the optimizer's own, such as 'betas=0.9,0.95 eps=1e-7'", group=_STEPS)
-    weight_decay: float = setting(1e-2, "weight decay of the optimizer", group=_STEPS, least=0, most=1000)
-    ema: float = setting(
-        0.0,
-        "decay of the adapter's mean over the steps, which is written beside it; 0 turns it off",
-        group=_STEPS,
-        least=0,
-        most=0.999999,
-    )
-    max_grad_norm: float = setting(
-        1.0, "gradients are clipped to this norm; 0 turns it off", group=_STEPS, least=0, most=1e30
-    )
     seed: int = setting(
         0,
         "of the adapter's first values, the order of pictures, noise and stochastic rounding",
@@ -163,6 +143,12 @@ class TrainSettings(DataSettings, RunSettings, PriorSettings, FlowSettings):
         "tensor: one scale per weight tensor (the CDM-QTA paper); channel: one per output channel",
         group=_DEVICE,
         choices=("tensor", "channel"),
+    )
+    transfer_type: str = setting(
+        TRAINING_TRANSFER_TYPE,
+        "in which activations and gradients cross between host and device",
+        group=_DEVICE,
+        choices=TRANSFER_TYPES,
     )
     rounding: str = setting("nearest", "of gradients", group=_DEVICE, choices=("nearest", "stochastic"))
     method: str = setting(

@@ -20,10 +20,11 @@ import torch
 from systolora.errors import UserError
 from systolora.models.pipeline import PipelineParts
 from systolora.models.sources import load_model
-from systolora.offloading.model import OffloadHandle, offload
+from systolora.offloading.model import OffloadHandle
 
 from .adapter import AVERAGE_FILE, add_adapter, add_text_adapters, save_adapter
 from .batches import Batch, EncodedPictures, draw_batch, encode_data, generator
+from .device import offload_for, open_device_for
 from .flow import objective_of
 from .folder import rescue
 from .interrupts import StopFlag, Stopped, signal_name
@@ -135,25 +136,9 @@ class Trainer:
         return str(self.handle.report()) if self.handle else "float32: nothing was offloaded"
 
     def _offload(self) -> Any:
-        from systolora.offloading.quantization import quantization_for
-
-        from .device import open_device_for
-
         if self.device is None and self.settings.precision == "int8":
             self.device = open_device_for(self.settings)
-        seed = self.processes.own_seed(self.settings.seed)
-        quantization = quantization_for(self.settings.weight_scales, self.settings.rounding, seed)
-        if self.settings.method != "lora":
-            from .integers import attach_for
-
-            return attach_for(self.unet, self.settings, self.device, quantization)
-        return offload(
-            self.unet,
-            targets=self.settings.targets,
-            device=self.device,
-            quantization=quantization,
-            attention_products=self.settings.attention_products,
-        )
+        return offload_for(self.unet, self.settings, self.device, self.processes.own_seed(self.settings.seed))
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:

@@ -82,12 +82,12 @@ def test_the_traceback_comes_where_it_is_asked_for(run: Run, monkeypatch: pytest
         entry.main()
 
 
-def _adapter(path: Path, names: list[str]) -> None:
+def _adapter(path: Path, names: list[str], **trained: str) -> None:
     tensors = {}
     for name in names:
         tensors[f"{name}.lora_A.weight"] = np.zeros((4, 8), np.float32)
         tensors[f"{name}.lora_B.weight"] = np.zeros((8, 4), np.float32)
-    settings = {"model": "m", "rank": 4, "alpha": 0.0}
+    settings = {"model": "m", "rank": 4, "alpha": 0.0, **trained}
     save_file(tensors, path, metadata={SETTINGS_KEY: json.dumps(settings)})
 
 
@@ -104,6 +104,15 @@ def test_inspect_cuts_no_name_and_says_the_alpha_that_counts(
     assert ended.code == 0 and str(path) in ended.out
     assert all(name in ended.out.split() for name in names)
     assert "rank 4, alpha 4" in ended.out and "alpha 0" not in ended.out
+
+
+@pytest.mark.parametrize(("precision", "said"), [("int8", True), ("float32", False)])
+def test_inspect_says_what_crossed_in_training_where_something_did(
+    run: Run, tmp_path: Path, precision: str, said: bool
+) -> None:
+    _adapter(tmp_path / "a.safetensors", ["x"], precision=precision, transfer_type="bfloat16")
+    ended = run("inspect", str(tmp_path / "a.safetensors"))
+    assert ended.code == 0 and ("transfer_type bfloat16" in " ".join(ended.out.split())) is said
 
 
 def test_square_brackets_of_a_path_are_no_markup(run: Run, tmp_path: Path) -> None:

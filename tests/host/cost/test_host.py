@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +20,17 @@ from systolora.cli.simulate import print_simulation
 from systolora.cost.footprint import SYSTEM_BYTES, step_footprint
 from systolora.cost.host_operators import OperatorCount
 from systolora.cost.host_time import HOST_OPERATORS, HostAssumptions, HostCost, host_cost, read_rates
+from systolora.cost.layer_calls import AttentionCall, LinearCall, Trace
 from systolora.cost.run import run_simulate
 from systolora.cost.settings import SimulateSettings
 from systolora.cost.simulation import simulate_workload
+from systolora.cost.step_gemms import StepWriter
 from systolora.cost.workloads import StepOptions, Workload, trace_workload
 from systolora.errors import UserError
 from systolora.hls.boards import BOARD_TABLE
+from systolora.hls.isa import Result
+from systolora.offloading.quantization import QuantizationConfig
+from systolora.programs.tensors import ElementType
 from systolora.sim.functional.emulator import EmulatorDevice
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -78,10 +84,12 @@ def traced(folder: str, targets: str, products: bool) -> Workload:
 class RealStep:
     """A small U-Net on the emulator, and its loss."""
 
-    def __init__(self, device: EmulatorDevice, targets: str, products: bool) -> None:
+    def __init__(self, device: EmulatorDevice, targets: str, products: bool, crossing: str = "float32") -> None:
         torch.manual_seed(1)
         self.model = UNet2DConditionModel(**SMALL).requires_grad_(False)
-        self.handle = systolora.offload(self.model, targets=targets, device=device, rank=4, attention_products=products)
+        options = {"rank": 4, "attention_products": products}
+        quantization = QuantizationConfig(transfer_type=crossing)
+        self.handle = systolora.offload(self.model, targets, device, quantization, **options)  # type: ignore[arg-type]
         self.latents, self.text = torch.randn(1, 4, 8, 8), torch.randn(1, 77, 48)
 
     def forward(self) -> Tensor:
@@ -112,12 +120,16 @@ def test_operators_are_those_that_the_profiler_sees_in_a_real_step(folder: str, 
     assert {name: found[name] for name in seen} == dict(seen)
 
 
-@pytest.mark.parametrize(("targets", "products"), CASES)
-def test_what_autograd_keeps_is_what_a_real_step_keeps(folder: str, targets: str, products: bool) -> None:
+@pytest.mark.parametrize(
+    ("targets", "products", "crossing"), [*((*case, "float32") for case in CASES), ("all", True, "bfloat16")]
+)
+def test_what_autograd_keeps_is_what_a_real_step_keeps(
+    folder: str, targets: str, products: bool, crossing: str
+) -> None:
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
     with EmulatorDevice() as device:
-        step = RealStep(device, targets, products)
+        step = RealStep(device, targets, products, crossing)
         own = {t.untyped_storage().data_ptr() for t in (*step.model.parameters(), *step.model.buffers())}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -130,7 +142,7 @@ def test_what_autograd_keeps_is_what_a_real_step_keeps(folder: str, targets: str
             step.forward().backward()
         step.handle.undo()
     workload = traced(folder, targets, products)
-    parts = step_footprint(workload, 4, 16).parts
+    parts = step_footprint(workload, 4, 16, transfer_bytes=ElementType[crossing.upper()].nbytes).parts
     expected = workload.trace.kept_bytes + parts["probabilities of attention"]
     assert (parts["probabilities of attention"] > 0) is products
     assert sum(kept.values()) == pytest.approx(expected, rel=0.02)
@@ -166,6 +178,23 @@ def test_softmax_of_stable_diffusion_by_hand(key_value: Workload, everything: Wo
     before = 8 * 4096 * 4096
     assert device["softmax"] == size and device["softmax_gradient"] == size - before
     assert fused["softmax"] == 2 * size - before and "softmax_gradient" not in fused
+
+
+def test_what_comes_in_bfloat16_is_widened_and_scores_are_not() -> None:
+    """One frozen layer [40, 24] on 6 tokens with grad_x, and two heads of 5 x 7 with widths of 3."""
+    layer = LinearCall("a", 6, 24, 40, False, adapted=False, input_grad=True, source=1)
+    attention = AttentionCall("b", 2, 5, 7, 3, 3, query_grad=True, key_grad=True, value_grad=True)
+    results = {"y": 6 * 40, "grad_x": 6 * 24, "o": 2 * 5 * 3, "grad_p": 2 * 5 * 7, "grad_q": 2 * 5 * 3}
+    results |= {"grad_k": 2 * 7 * 3, "grad_v": 2 * 7 * 3}
+    found = []
+    for result in (Result.FLOAT32, Result.BFLOAT16):
+        writer = StepWriter(4, 16, result)
+        order = (*writer.work(layer), *writer.work(attention))
+        workload = SimpleNamespace(
+            trace=Trace((), {"copy": 11}, 0), calls=(), host_calls=(), order=order, trainable=0, host_macs=0
+        )
+        found.append(host_cost(workload, read_rates("")).elements["copy"])  # type: ignore[arg-type]
+    assert found == [11, 11 + sum(results.values())]
 
 
 def test_seconds_by_hand() -> None:

@@ -112,6 +112,29 @@ def test_the_engines_differ_only_by_the_quantization_of_activations(device: Devi
     assert on_device.macs["forward"] == TOKENS * OUT * IN
 
 
+@pytest.mark.parametrize(("remedies", "form"), FORMS)
+def test_bfloat16_crosses_with_the_bits_of_float32_on_rounded_tensors(
+    device: Device, remedies: tuple[str, ...], form: str
+) -> None:
+    """Results of a weight that takes several passes are sums on the device, and are not rounded again."""
+    found = []
+    for chosen in ("float32", "bfloat16"):
+        problem = Problem()
+        rule = problem.rule(IntLoraSettings("mul", 8, remedies=remedies))
+        if chosen == "float32":
+            problem.x = problem.x.detach().bfloat16().float().requires_grad_()
+            problem.grad_y = problem.grad_y.bfloat16().float()
+        engine = DeviceEngine(Session(device, QuantizationConfig(transfer_type=chosen)))
+        found.append(problem.results(IntegerLayer("layer", rule.weight, lambda *_, rule=rule: rule, engine)))
+    passes = engine.gemms["forward"]
+    assert (passes > 1) == (form == "paper")
+    plain, half = found
+    for name in ("y", "x"):
+        wanted = plain[name] if passes > 1 else plain[name].bfloat16().float()
+        assert torch.equal(half[name], wanted) and half[name].dtype == torch.float32
+    assert all(0 < relative(half[name], plain[name]) < 0.01 for name in ("down", "up"))
+
+
 @pytest.mark.parametrize("shape", [(IN,), (2, 3, IN), (0, IN)])
 def test_leading_dimensions_and_types_are_kept(device: Device, shape: tuple[int, ...]) -> None:
     problem = Problem()

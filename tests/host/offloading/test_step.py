@@ -74,8 +74,8 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.detach().float() - expected.detach().float()).norm() / expected.detach().float().norm())
 
 
-def layer(device: Device | None = None) -> OffloadedLayer:
-    return OffloadedLayer(Session(device or EmulatorDevice(), QuantizationConfig()), "attention", 0)
+def layer(device: Device | None = None, quantization: QuantizationConfig | None = None) -> OffloadedLayer:
+    return OffloadedLayer(Session(device or EmulatorDevice(), quantization or QuantizationConfig()), "attention", 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -94,7 +94,7 @@ def test_attention_is_close_to_torch(dtype: torch.dtype) -> None:
 ROW, COLUMN = Axis.ROW, Axis.COLUMN
 
 
-def product(a: Tensor, a_axis: Axis, b: Tensor, b_axis: Axis, alpha: float = 1.0) -> Tensor:
+def exact_product(a: Tensor, a_axis: Axis, b: Tensor, b_axis: Axis, alpha: float = 1.0) -> Tensor:
     """alpha A B as the reference has it; an A with column scales is given transposed, and so is a B with row scales."""
     (left, left_scale), (right, right_scale) = (
         reference.quantize(x.numpy(), axis) for x, axis in ((a, a_axis), (b, b_axis))
@@ -105,19 +105,28 @@ def product(a: Tensor, a_axis: Axis, b: Tensor, b_axis: Axis, alpha: float = 1.0
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=4, max_size=4), st.integers(0, 2**31))
-def test_attention_has_the_bits_of_the_reference(sizes: list[int], seed: int) -> None:
-    """Result and gradients of q, k and v, head by head."""
+@given(st.lists(st.integers(1, 40), min_size=4, max_size=4), st.integers(0, 2**31), st.booleans())
+def test_attention_has_the_bits_of_the_reference(sizes: list[int], seed: int, half: bool) -> None:
+    """Result and gradients of q, k and v, head by head; `half`: all of it crosses in bfloat16, the softmax's gradient does not."""
+
+    def crossed(x: Tensor) -> Tensor:
+        return x.bfloat16().float() if half else x
+
+    def product(*operands: Any) -> Tensor:
+        a, a_axis, b, b_axis, *alpha = operands
+        return crossed(exact_product(crossed(a), a_axis, crossed(b), b_axis, *alpha))
+
     queries, keys, width, value_width = sizes
     torch.manual_seed(seed)
     shapes = ((queries, width), (keys, width), (keys, value_width), (queries, value_width))
     q, k, v, grad_o = (torch.randn(1, 2, *shape) * torch.rand(()) * 4 for shape in shapes)
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-    got = offloaded_attention(layer(), *leaves, scale=0.25)
+    chosen = QuantizationConfig(transfer_type="bfloat16" if half else "float32")
+    got = offloaded_attention(layer(quantization=chosen), *leaves, scale=0.25)
     gradients = torch.autograd.grad(got, leaves, grad_o)
     for head in range(2):
         q_, k_, v_, g_ = (x[0, head] for x in (q, k, v, grad_o))
-        p = torch.softmax(product(q_, ROW, k_, ROW, 0.25), -1)
+        p = torch.softmax(product(q_, ROW, k_, ROW, 0.25).to(torch.bfloat16 if half else torch.float32), -1).float()
         products = product(g_, ROW, v_, ROW) * p
         grad_s = products - p * products.sum(-1, keepdim=True)
         expected = [
@@ -140,11 +149,14 @@ def test_attention_that_the_device_cannot_do_runs_in_torch_and_is_counted() -> N
     assert sum(handle.report().fallbacks.values()) == 4
 
 
+@pytest.mark.parametrize("transfer_type", ["float32", "bfloat16"])
 @pytest.mark.parametrize("released", [False, True])
-def test_a_step_with_everything_in_int8_is_close_to_float32(released: bool) -> None:
+def test_a_step_with_everything_in_int8_is_close_to_float32(released: bool, transfer_type: str) -> None:
     expected = step(unet())
-    model = unet()
-    handle = systolora.offload(model, targets="all", attention_products=True, release_weights=released)
+    model, chosen = unet(), QuantizationConfig(transfer_type=transfer_type)
+    handle = systolora.offload(
+        model, targets="all", attention_products=True, release_weights=released, quantization=chosen
+    )
     got = step(model)
     assert set(got) == set(expected)
     for name, value in expected.items():
@@ -160,7 +172,8 @@ def test_an_undone_attention_is_torch_again() -> None:
     assert all(torch.equal(value, step(plain)[name]) for name, value in step(model).items())
 
 
-def test_c_simulation_and_reference_compute_the_bits_of_a_whole_block() -> None:
+@pytest.mark.parametrize("transfer_type", ["float32", "bfloat16"])
+def test_c_simulation_and_reference_compute_the_bits_of_a_whole_block(transfer_type: str) -> None:
     """Down and up block with attention, resnets, strided convolution and upsampling, forward and backward; the kernels of the
     emulator, the numpy reference tile by tile as the array has them, and the generated C++."""
     config = ArrayConfig(rows=8, cols=8, input_bytes=8192, weight_bytes=8192, output_bytes=16384, bus_bytes=16)
@@ -170,7 +183,10 @@ def test_c_simulation_and_reference_compute_the_bits_of_a_whole_block() -> None:
     for device in (EmulatorDevice(config), tiled, CsimDevice(config)):
         with device:
             model = unet(**sizes)
-            handle = systolora.offload(model, targets="all", device=device, attention_products=True)
+            chosen = QuantizationConfig(transfer_type=transfer_type)
+            handle = systolora.offload(
+                model, targets="all", device=device, attention_products=True, quantization=chosen
+            )
             found.append(step(model, size=4))
             handle.undo()
     for other in found[1:]:
@@ -199,18 +215,23 @@ def plain(op: Gemm) -> tuple[object, ...]:
     return (mode, *(getattr(op, name) for name in names))
 
 
+@pytest.mark.parametrize("transfer_type", ["float32", "bfloat16"])
 @pytest.mark.parametrize("targets", ["kv", "attention", "linear", "all"])
-def test_the_performance_model_counts_the_gemms_that_are_submitted(targets: str, tmp_path: Path) -> None:
+def test_the_performance_model_counts_the_gemms_that_are_submitted(
+    targets: str, transfer_type: str, tmp_path: Path
+) -> None:
     model = unet(cross_attention_dim=48)
     model.save_config(tmp_path)
     device, submitted = EmulatorDevice(), Counter()
-    systolora.offload(model, targets=targets, device=device, attention_products=targets == "all")
+    products, chosen = targets == "all", QuantizationConfig(transfer_type=transfer_type)
+    systolora.offload(model, targets=targets, device=device, attention_products=products, quantization=chosen)
     device.trace = lambda program, index, op: submitted.update([plain(op)]) if isinstance(op, Gemm) else None
     generator = torch.Generator().manual_seed(3)
     text = torch.randn(1, 77, 48, generator=generator)
     y = model(torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([500]), text).sample
     y.square().mean().backward()
-    options = StepOptions(targets=targets, adapt="kv", attention_products=targets == "all", resolution=64)
+    result = Result[transfer_type.upper()]
+    options = StepOptions(targets, adapt="kv", attention_products=products, resolution=64, result=result)
     workload = trace_workload(str(tmp_path), options)
     expected: Counter[tuple[object, ...]] = Counter()
     for distinct in workload.gemms:
