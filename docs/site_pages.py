@@ -90,7 +90,7 @@ def _command_sections(command: Any, parent: Any, name: str) -> Iterator[str]:
     for heading, records in sections.items():
         yield f"**{heading}**"
         yield ""
-        yield "| | |"
+        yield f"| {'argument' if heading == 'Arguments' else 'option'} | |"
         yield "|---|---|"
         yield from (f"| `{option}` | {_escaped(' '.join(text.split()))} |" for option, text in records)
         yield ""
