@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -35,6 +36,13 @@ def on_startup(command: str, dirty: bool) -> None:
     for source in [*(ROOT / "host").iterdir(), *(ROOT / room for room in ROOMS)]:
         if source.suffix == ".py" or (source / "__init__.py").is_file():
             (package / source.name).symlink_to(source)
+
+
+@event_priority(-100)  # behind the plugins
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Takes out what the plugin `offline` would have each page load from the network; search then needs a server, the pages do not."""
+    config.extra["polyfills"] = []
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -94,7 +94,7 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path, monkeypatc
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    for page in pages_of(settings()["nav"]):
+    for page in (*pages_of(settings()["nav"]), "404.md"):
         text = (site / page).with_suffix(".html").read_text(encoding="utf-8")
         loaded = re.findall(r'<(?:script|img|iframe)[^>]*\ssrc="([^"]+)"', text)
         loaded += re.findall(r'<link[^>]*rel="(?:stylesheet|preconnect|icon)"[^>]*href="([^"]+)"', text)
