@@ -42,7 +42,7 @@ $(ENV)/.main: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("systolora needs Python 3.10 or newer: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
 	test -x $(RUN)/pip || $(PYTHON) -m venv $(ENV) || { echo "python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
 	$(RUN)/pip install --quiet --constraint constraints.txt torch
-	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[train,lint]'
 	touch $@
 
 $(ENV)/.test: $(ENV)/.main

@@ -199,6 +199,13 @@ def check_installation(words: list[str]) -> None:
             assert word in pinned, f"{word} is not what the project pins"
 
 
+def test_what_make_demo_installs_is_enough_for_the_commands() -> None:
+    """A newcomer's environment is that of `make demo`; `systolora lint` needs libclang, which is an extra of its own."""
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("$(ENV)/.main: ")[2].partition("\n\n")[0]
+    assert "'.[train,lint]'" in recipe
+    assert "-e '.[train,lint]'" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "line",
     [
