@@ -4,7 +4,7 @@ PYTHON ?= python3
 ENV := .venv
 RUN := $(ENV)/bin
 
-.PHONY: help demo test test-pynq test-pythons lint slow env clean
+.PHONY: help demo test test-pynq test-pythons lint slow docs env clean
 
 help:         ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,17 +32,25 @@ lint: $(ENV)/.test  ## ruff (lint and format) and mypy
 	rm -rf build/typecheck build/lib build/bdist.* && $(RUN)/pip install --quiet --no-deps --target build/typecheck .
 	MYPYPATH=build/typecheck $(RUN)/mypy -p systolora
 
+docs: $(ENV)/.docs  ## the documentation as a site, notebooks run: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --quiet --strict
+	@echo 'build/site/index.html'
+
 env: $(ENV)/.test  ## the environment with everything that tests need, in .venv
 
 $(ENV)/.main: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("systolora needs Python 3.10 or newer: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
 	test -x $(RUN)/pip || $(PYTHON) -m venv $(ENV) || { echo "python's venv module is missing: apt-get install python3-venv" >&2; exit 1; }
 	$(RUN)/pip install --quiet --constraint constraints.txt torch
-	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[train,lint]'
 	touch $@
 
 $(ENV)/.test: $(ENV)/.main
 	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[train,test]'
+	touch $@
+
+$(ENV)/.docs: $(ENV)/.test
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[train,test,docs]'
 	touch $@
 
 clean:  ## removes what was built; environments stay

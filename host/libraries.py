@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 
@@ -25,7 +26,12 @@ def install_advice(extra: str, root: Path | None = None) -> str:
 
 
 def quiet_libraries() -> None:
-    """Stop diffusers and transformers from printing progress bars and advice; errors still come."""
+    """Stop diffusers and transformers from printing progress bars and advice; errors still come.
+
+    Called before they are imported it also keeps their advice at import away.
+    """
+    # In a notebook without ipywidgets tqdm says so on import; its bars are off anyway.
+    warnings.filterwarnings("ignore", "IProgress not found")
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -1,1 +1,1 @@
-"""Notebooks for a PYNQ board; `pynq get-notebooks systolora_notebooks` copies them to where Jupyter runs (entry point `pynq.notebooks`)."""
+"""Notebooks: training in emulation, a look inside the hardware, on a board. `pynq get-notebooks systolora_notebooks` copies them to a board's Jupyter (entry point `pynq.notebooks`)."""

@@ -1,4 +1,4 @@
-"""What README.md and docs/*.md tell a reader to type: commands in code blocks and in backquotes, and Python in code blocks."""
+"""What README.md, CONTRIBUTING.md and docs/*.md tell a reader to type: commands in code blocks and in backquotes, and Python in code blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 
 _COMMAND = re.compile(r"(systolora|make|python|torchrun|accelerate|pytest|pip) |make$|tests/\S+\.sh$")
 _PYTHON = re.compile(r"(from|import) \w[\w.]*")
@@ -58,6 +58,13 @@ def find_block(page: str, first: str) -> str:
     begin = lines.index(f"    {first}")
     block = itertools.takewhile(lambda line: line.startswith("    "), lines[begin:])
     return "".join(f"{line[4:]}\n" for line in block)
+
+
+def find_printed(page: str) -> list[tuple[str, list[str]]]:
+    """What a page shows of what a command prints: (the command of the code block just above, lines of the text block)."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.findall(r"^ {4}(\S.*)\n\n```text\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL)
+    return [(command, printed.splitlines()) for command, printed in found]
 
 
 def find_names() -> list[tuple[str, str]]:

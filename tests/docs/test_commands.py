@@ -19,7 +19,7 @@ from systolora.assets import pipeline_folder
 from systolora.cli.app import app
 from typer.testing import CliRunner
 
-from .commands import ROOT, Command, find_block, find_code, find_commands, find_names, find_paths
+from .commands import ROOT, Command, find_block, find_code, find_commands, find_names, find_paths, find_printed
 
 COMMANDS = find_commands()
 
@@ -30,6 +30,7 @@ RUN = {
     "systolora boards": "",
     "systolora bitstream list": "",
     "systolora train --help": "",
+    "systolora generate --help": "",
     "systolora generate --rows 32 --cols 32 --out build/mine": "",
     "make -C build/mine csim": "",
     "systolora lint build/mine": "",
@@ -53,6 +54,12 @@ RUN = {
     "systolora merge run/intlora_adapter.safetensors --model MODEL --out merged.safetensors": "",
     "systolora inspect merged.safetensors": "",
     "systolora export merged.safetensors --model MODEL --out FOLDER": "",
+    "python draw.py": "",
+    "systolora train --model host/data/sprite_pipeline --data my-pictures --output runs/hourglass --targets attention --rank 8 --batch 8"
+    " --learning-rate 6e-3 --schedule cosine --warmup 20 --steps 250": "--steps 2 --warmup 1 --threads 1",
+    "python use.py": "",
+    "systolora simulate --workload host/data/sprite_pipeline --targets attention --rank 8 --batch 8 --board kv260": "",
+    "systolora generate --board zcu104 --out build/zcu104": "",
 }
 """What runs here, in this order and in one folder, and what is added to it."""
 
@@ -73,9 +80,19 @@ NOT_RUN = {
 """What is only taken apart here, and why."""
 
 
+SHORTENED = {" 250": " 2"}
+"""What the additions of RUN change in what the tutorial shows."""
+
+
+@pytest.fixture(scope="module")
+def printed() -> dict[str, str]:
+    """What the commands printed, by their text; filled as they run."""
+    return {}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands run: four pictures with captions, and the files that docs/simulate.md shows."""
+    """Where the commands run: four pictures with captions, the files that pages show, and the model where a clone has it."""
     place = tmp_path_factory.mktemp("reader")
     pictures = place / "pictures"
     pictures.mkdir()
@@ -85,11 +102,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, first in (("layers.csv", "name,m,n,k,count,flags"), ("energy.yaml", "name: my 22 nm library")):
         (place / name).write_text(find_block("simulate.md", first))
     (place / "my_training.py").write_text(find_block("launch.md", "import argparse"))
+    for name, first in (("draw.py", "from pathlib import Path"), ("use.py", "import torch")):
+        (place / name).write_text(find_block("tutorial.md", first))
+    (place / "host").symlink_to(ROOT / "host")
     return place
 
 
 @pytest.mark.parametrize("text", RUN)
-def test_a_command_works_as_it_is_written(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_works_as_it_is_written(
+    text: str, folder: Path, printed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert text in {command.text for command in COMMANDS}, "no page has this command any more"
     monkeypatch.chdir(folder)
     line = f"{text.replace(' ...', '')} {RUN[text]}".replace("MODEL", str(pipeline_folder())).replace(
@@ -101,9 +123,26 @@ def test_a_command_works_as_it_is_written(text: str, folder: Path, monkeypatch: 
     if words[0] == "systolora":
         done = CliRunner().invoke(app, words[1:], catch_exceptions=False)
         assert done.exit_code == 0, done.output
+        printed[text] = done.output
         return
+    words = [sys.executable if word == "python" else word for word in words]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    printed[text] = ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"), find_printed("tutorial.md"), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_command_prints_what_the_tutorial_shows(text: str, lines: list[str], printed: dict[str, str]) -> None:
+    """Behind the test above, which runs the commands."""
+    if text not in printed:
+        pytest.skip("the command did not run in this session: give the whole file to pytest")
+    seen = " ".join(printed[text].split())
+    for line in lines:
+        for long, short in SHORTENED.items():
+            line = line.replace(long, short)
+        assert " ".join(line.split()) in seen, printed[text]
 
 
 def test_every_command_of_the_command_line_is_run_or_has_a_reason_not_to_be() -> None:
@@ -148,7 +187,7 @@ def take_apart(words: list[str]) -> None:
         name, words = words[0], words[1:]
         command = command.get_command(context, name)
         assert command is not None, f"there is no command {name}"
-    partial = not words or "..." in words
+    partial = not words or not {"...", "--help"}.isdisjoint(words)
     try:
         command.make_context(name, [word for word in words if word not in ("--help", "...")], parent=context)
     except Exception as error:
@@ -169,6 +208,13 @@ def check_installation(words: list[str]) -> None:
             assert all(f"\n{extra} = [" in project for extra in extras[1].split(",")), word
         elif not word.startswith("-"):
             assert word in pinned, f"{word} is not what the project pins"
+
+
+def test_what_make_demo_installs_is_enough_for_the_commands() -> None:
+    """A newcomer's environment is that of `make demo`; `systolora lint` needs libclang, which is an extra of its own."""
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("$(ENV)/.main: ")[2].partition("\n\n")[0]
+    assert "'.[train,lint]'" in recipe
+    assert "-e '.[train,lint]'" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

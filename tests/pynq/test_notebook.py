@@ -15,7 +15,7 @@ nbclient = pytest.importorskip(
 import nbformat  # noqa: E402
 
 NAME = "systolora_notebooks"
-NOTEBOOK = "first_steps.ipynb"
+NOTEBOOK = "on_a_board.ipynb"
 
 
 @pytest.fixture

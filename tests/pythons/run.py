@@ -82,7 +82,7 @@ def check_pins() -> bool:
         print("== pins: uv is not installed here (pip install uv), so they are not resolved", flush=True)
         return True
     failed = 0
-    cases = [(v, "constraints.txt", ("train", "lint")) for v in SUPPORTED]
+    cases = [(v, "constraints.txt", ("train", "lint", "docs")) for v in SUPPORTED]
     cases += [(v, f"constraints-{pynq}.txt", ("train", "board")) for v in SUPPORTED[:3] for pynq in ("pynq3", "pynq4")]
     for version, pins, extras in cases:
         for platform in PLATFORMS:
