@@ -93,9 +93,12 @@ def _by_token(x: Tensor) -> Tensor:
 
 
 def softmax_gradient(p: Tensor, grad_p: Tensor) -> Tensor:
-    """The gradient of the scores, p (grad_p - sum(grad_p p)); all [..., queries, keys]."""
-    products = grad_p * p
-    return products - p * products.sum(-1, keepdim=True)
+    """The gradient of the scores, p (grad_p - sum(grad_p p)); all [..., queries, keys], of one type.
+
+    By the kernel of torch's own softmax: one pass over the rows, each row by one thread, so the bits are the same for any number of them.
+    """
+    gradient: Tensor = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
+    return gradient
 
 
 def _run(layer: OffloadedLayer, plan: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:
