@@ -73,8 +73,13 @@ def _table(sheet: Sheet, columns: Sequence[int], widths: Sequence[int]) -> Table
     for index in columns:
         name = sheet.columns[index]
         words = name.endswith("<")
+        # Where the keys leave too little room they are folded, never a figure.
         table.add_column(
-            name.rstrip("<"), justify="left" if words else "right", overflow="fold", max_width=widths[index]
+            name.rstrip("<"),
+            justify="left" if words else "right",
+            overflow="fold",
+            max_width=widths[index],
+            no_wrap=index >= sheet.keys and not words,
         )
     for row in sheet.rows:
         table.add_row(*(row[index] for index in columns))
