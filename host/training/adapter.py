@@ -43,8 +43,9 @@ def add_adapter(model: nn.Module, settings: TrainSettings) -> None:
     names = adapted_names(model, settings.adapted)
     config = _lora(settings, target_modules(names, (name for name, _ in model.named_modules())))
     torch.manual_seed(settings.seed)
-    if hasattr(model, "add_adapter"):
-        model.add_adapter(config)
+    add = getattr(model, "add_adapter", None)
+    if callable(add):
+        add(config)
     else:  # PixArt's transformer
         inject_adapter_in_model(config, model)
 

@@ -107,9 +107,10 @@ class Batch:
         """The share of process `rank` of `world`: as many pictures each, one after the other, as micro-batches of that size have them."""
         size = len(self.timesteps) // world
         mine = slice(rank * size, (rank + 1) * size)
-        shares = (tensor[mine] for tensor in (self.latents, self.noise, self.timesteps, self.text))
         told = {name: tensor[mine] for name, tensor in self.told.items()}
-        return Batch(*shares, told, self.captions[mine])
+        return Batch(
+            self.latents[mine], self.noise[mine], self.timesteps[mine], self.text[mine], told, self.captions[mine]
+        )
 
     def encoded_anew(self, parts: PipelineParts) -> Batch:
         """With the text of its captions as the text encoders give it now, with gradients."""

@@ -250,6 +250,9 @@ class Trainer:
         seconds, rate = time.perf_counter() - began, self.optimization.rate(step)
         return StepReport(step + 1, loss, rate, seconds, self._device_seconds() - on_device)
 
+    def _device_seconds(self) -> float:
+        return float(getattr(self.handle, "device_seconds", 0.0))
+
     def _gradients(self, step: int) -> float:
         """The loss of a step, whose gradients then lie in the parameters."""
         settings, total = self.settings, 0.0

@@ -79,17 +79,17 @@ def find_arrays(project: Project) -> list[Array]:
                 found[symbol(node.cursor), ""] = Array(node, node.name, array_sizes(node))
     for placed in project.pragmas:
         pragma = placed.pragma
-        named = pragma.name in ("array_partition", "bind_storage", "stream")
-        if not named or placed.function is None or "off" in pragma.options:
+        told = pragma.name in ("array_partition", "bind_storage", "stream")
+        if not told or placed.function is None or "off" in pragma.options:
             continue
         for path in pragma.options.get("variable", "").split(","):
             base, _, inner = path.partition(".")
-            variable, node = resolve(project, placed, base), resolve(project, placed, path)
-            if variable is None or node is None or variable.kind != "VAR_DECL":
+            variable, named = resolve(project, placed, base), resolve(project, placed, path)
+            if variable is None or named is None or variable.kind != "VAR_DECL":
                 continue
             key = (symbol(variable.cursor), inner)
-            if key not in found and not array_sizes(variable) and array_sizes(node):
-                found[key] = Array(variable, path, array_sizes(node))
+            if key not in found and not array_sizes(variable) and array_sizes(named):
+                found[key] = Array(variable, path, array_sizes(named))
             if key in found:
                 _apply(project, pragma, found[key])
     return list(found.values())

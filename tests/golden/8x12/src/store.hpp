@@ -175,6 +175,8 @@ inline void store(const GemmInstruction &op, const ResultTile &tile, uint64_t wi
 #pragma HLS BIND_STORAGE variable=scale_a type=ram_s2p impl=bram
 #pragma HLS ARRAY_PARTITION variable=factors.scale type=complete dim=2
 #pragma HLS ARRAY_PARTITION variable=factors.bias type=complete dim=2
+#pragma HLS BIND_STORAGE variable=factors.scale type=ram_s2p impl=lutram
+#pragma HLS BIND_STORAGE variable=factors.bias type=ram_s2p impl=lutram
     counts.vector = 0;
     counts.loaded = 0;
     counts.stored = 0;
