@@ -111,7 +111,17 @@ def _lora(
         try:
             settings = json.loads(metadata[SETTINGS_KEY])
             settings["alpha"] = settings.get("alpha") or settings.get("rank", "?")  # 0 means the rank
-            kept = ("model", "targets", "rank", "alpha", "steps", "learning_rate", "precision", "method", "seed")
+            kept: tuple[str, ...] = (
+                "model",
+                "targets",
+                "rank",
+                "alpha",
+                "steps",
+                "learning_rate",
+                "precision",
+                "method",
+                "seed",
+            )
             if settings.get("precision") == "int8":
                 kept = (*kept, "transfer_type")
             facts["trained with"] = ", ".join(f"{key} {settings[key]}" for key in kept if key in settings)

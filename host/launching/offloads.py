@@ -11,7 +11,7 @@ from systolora.errors import describe_error, printable
 from systolora.hls.config import board_config
 from systolora.offloading.model import OffloadHandle, offload
 from systolora.offloading.peft_layers import is_offloaded
-from systolora.offloading.quantization import quantization_for
+from systolora.offloading.quantization import FOLLOW_MODEL, quantization_for
 from systolora.offloading.targets import OffloadError
 from systolora.sim.functional.device import Device
 from torch import nn
@@ -58,7 +58,7 @@ class Offloads:
                 model,
                 targets=settings.targets,
                 device=self._open(),
-                quantization=quantization_for(settings.weight_scales, settings.rounding, settings.seed),
+                quantization=quantization_for(settings.weight_scales, settings.rounding, settings.seed, FOLLOW_MODEL),
                 attention_products=settings.attention_products,
             )
         except OffloadError as error:

@@ -14,7 +14,7 @@ TRANSFER_TYPES = ("float32", "bfloat16")
 """Element types in which activations and gradients cross between host and device."""
 
 TRAINING_TRANSFER_TYPE = "bfloat16"
-"""The one that `train` and `simulate` take by default: half the bytes, and no difference in what is learnt (docs/training.md)."""
+"""The one that `train` and `simulate` take by default: half the bytes; what was measured of the training is in docs/training.md."""
 
 
 def adapted_by(targets: str, adapt: str = "") -> str:
