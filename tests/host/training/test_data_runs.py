@@ -62,16 +62,18 @@ def test_a_run_in_buckets_goes_on_with_the_same_bits(
     assert run(make_trainer(replace(half, steps=4, resume=True))) == whole
 
 
+def _times(count: int, random: torch.Generator) -> torch.Tensor:
+    return torch.randint(1000, (count,), generator=random)
+
+
 def test_each_batch_has_one_size_and_repeated_pictures_come_more_often(
     shapes: TrainSettings, loaded_parts: PipelineParts
 ) -> None:
     data = encode_data(loaded_parts, shapes)
-    assert [bucket.mean.shape[-2:] for bucket in data.buckets] == [(40, 16), (32, 32), (16, 40)] or len(
-        data.buckets
-    ) == 3
+    assert len(data.buckets) == 3
     assert sorted(number for bucket in data.buckets for number in bucket.pictures) == [0, 1, 2, 3, 4]
     assert sum(len(bucket.order) for bucket in data.buckets) == 7
-    sizes = {tuple(draw_batch(data, shapes, 1000, step, 0).latents.shape) for step in range(7)}
+    sizes = {tuple(draw_batch(data, shapes, _times, step, 0).latents.shape) for step in range(7)}
     assert len(sizes) == 3 and all(size[0] == 2 for size in sizes)
     (note,) = [note for note in data.notes if note.startswith("pictures by size: ")]
     assert note.count(" x ") == 3
@@ -100,7 +102,7 @@ def test_broken_pictures_stop_the_run_or_are_skipped_and_named(
     data = encode_data(loaded_parts, skipping)
     assert data.count == 5 and data.skipped == 1
     assert [note for note in data.notes if note.startswith("skipped: ") and "bad.png" in note]
-    monkeypatch.setattr("systolora.training.trainer.load_parts", lambda folder: loaded_parts)
+    monkeypatch.setattr("systolora.training.trainer.load_model", lambda *names: loaded_parts)
     console = Console(record=True, width=200)
     trainer = load_with_progress(replace(skipping, precision="float32"), console)
     trainer.unet.delete_adapters("default")
