@@ -43,7 +43,7 @@ def add_adapter(model: nn.Module, settings: TrainSettings) -> None:
     config = _lora(settings, target_modules(names, (name for name, _ in model.named_modules())))
     torch.manual_seed(settings.seed)
     if hasattr(model, "add_adapter"):
-        model.add_adapter(config)
+        model.add_adapter(config)  # type: ignore[operator]
     else:  # PixArt's transformer
         inject_adapter_in_model(config, model)
 

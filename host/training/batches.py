@@ -67,9 +67,11 @@ class Batch:
 
     def part(self, rank: int, world: int) -> Batch:
         """The share of process `rank` of `world`: every world-th picture."""
-        shares = (tensor[rank::world] for tensor in (self.latents, self.noise, self.timesteps, self.text))
+        latents, noise, when, text = (
+            tensor[rank::world] for tensor in (self.latents, self.noise, self.timesteps, self.text)
+        )
         told = {name: tensor[rank::world] for name, tensor in self.told.items()}
-        return Batch(*shares, told, self.captions[rank::world])
+        return Batch(latents, noise, when, text, told, self.captions[rank::world])
 
     def encoded_anew(self, parts: PipelineParts) -> Batch:
         """With the text of its captions as the text encoders give it now, with gradients."""
