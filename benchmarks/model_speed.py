@@ -12,7 +12,8 @@ from rich.table import Table
 from systolora.cost.policies import run_policies
 from systolora.cost.settings import SimulateSettings
 from systolora.cost.simulation import simulate_workload, step_program
-from systolora.cost.workloads import StepOptions, Workload, trace_workload
+from systolora.cost.tracing import trace_workload
+from systolora.cost.workloads import StepOptions, Workload
 from systolora.hls.config import ArrayConfig
 from systolora.sim.cost.columns import GemmColumns
 from systolora.sim.cost.energy import technology

@@ -116,6 +116,13 @@ def test_files_are_short() -> None:
     assert not long, long
 
 
+def test_files_of_tests_are_short() -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    assert len(texts) > 100
+    long = {str(path): lines for path, text in texts.items() if (lines := len(text.splitlines())) > 450}
+    assert not long, long
+
+
 @pytest.mark.parametrize(
     "module", ["systolora", "systolora.hls", "systolora.sim.functional.device", "systolora.cli.app"]
 )

@@ -14,8 +14,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from systolora.cost.host_operators import OTHER
 from systolora.cost.host_time import HOST_OPERATORS, OPTIMIZER, UPLOAD, HostRates
+from systolora.cost.step_trace import OTHER
 from systolora.offloading.attention import softmax_gradient
 from torch import Tensor
 from torch.nn import functional

@@ -132,7 +132,7 @@ def open_design(design: BoardDesign, device: Any, timing: Timing | None = None) 
     from .session import Session
 
     owner = OwnerThread("systolora-board")
-    session = Session(device, design.bitfile, design.config, timing or Timing())
+    session = Session(device, design, timing or Timing())
     try:
         owner.start()
         owner.call(load_design, session, design.bitfile)

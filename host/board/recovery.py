@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from systolora.hls.isa import INSTRUCTION_BYTES, disassemble
 from systolora.sim.functional.device import Program
 
+from .handshake import check_clock
 from .lane import Start
 from .pool import SlotPool
 
@@ -37,7 +38,10 @@ def timeout_report(name: str, program: Program, start: Start, seconds: float, re
 def recover(session: Session, pool: SlotPool, sequence: int) -> str:
     """Makes the core work again: by its soft reset, else by loading the bitstream again. Each is proved by an empty program.
 
-    Returns what helped, "" if nothing did. Raises what the connection to the board raises.
+    Loading sets the clock too, pynq 3 by the divisors in the hand-off file: another rate where the image's PLL is not the build's. So it
+    is checked again.
+
+    Returns what helped, "" if nothing did. Raises what the connection to the board raises, and BoardOpenError for a clock that is wrong.
     """
     if session.core.soft_reset(session.timing.reset):
         session.core.enable_interrupt()
@@ -45,5 +49,6 @@ def recover(session: Session, pool: SlotPool, sequence: int) -> str:
             return "a soft reset"
     warnings.warn("the core does not answer after a soft reset; loading the bitstream again", stacklevel=2)
     session.load()
+    check_clock(session.design.clock_mhz)
     session.attach()
     return "loading the bitstream again" if session.probe(pool, sequence) else ""

@@ -6,18 +6,17 @@ import asyncio
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pynq
 import pynq.interrupt
 from pynq.pl_server.device import Device as PynqDevice
 from systolora.hls.check import STATUS_BYTES
-from systolora.hls.config import ArrayConfig
 from systolora.hls.design import KERNEL
 from systolora.hls.isa import End, encode
 from systolora.hls.registers import Status
 
+from .design import BoardDesign
 from .driver import SystoloraCore
 from .lane import Start, Timing, make_lane, write_code
 from .pool import SlotPool
@@ -35,12 +34,12 @@ class Session:
     """One board with one design.
 
     Attributes:
-        device: the pynq device. timing: how long things may take. overlay: pynq's object for what is loaded.
+        device: the pynq device. design: what is loaded on it. timing: how long things may take. overlay: pynq's object for what is loaded.
         lost_interrupts: programs that were done without an interrupt.
     """
 
-    def __init__(self, device: Any, bitfile: Path, config: ArrayConfig, timing: Timing) -> None:
-        self.device, self._bitfile, self._config, self.timing = device, bitfile, config, timing
+    def __init__(self, device: Any, design: BoardDesign, timing: Timing) -> None:
+        self.device, self.design, self.timing = device, design, timing
         self.overlay: Any = None
         self._core: SystoloraCore | None = None
         self.lost_interrupts = self._lost_in_a_row = 0
@@ -51,7 +50,7 @@ class Session:
         PynqDevice.active_device = self.device
         if hasattr(pynq.Clocks, "set_device"):
             pynq.Clocks.set_device(self.device)
-        self.overlay = pynq.Overlay(str(self._bitfile), device=self.device)
+        self.overlay = pynq.Overlay(str(self.design.bitfile), device=self.device)
 
     def release(self) -> None:
         """Drops the design's driver, and what pynq keeps of it for the whole process: one Clocks object for all devices, and interrupt
@@ -175,7 +174,7 @@ class Session:
         control = self.core.take_control()
         self.core.acknowledge()
         status = self._read_status(start) if control.done or control.idle else None
-        return status is not None and not status.error and status.fingerprint == self._config.fingerprint
+        return status is not None and not status.error and status.fingerprint == self.design.config.fingerprint
 
     def _poll(self, test: Callable[[], bool]) -> bool:
         end = time.monotonic() + self.timing.reset

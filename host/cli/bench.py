@@ -155,7 +155,8 @@ def _share_table(results: Mapping[str, WayResult]) -> Table:
 
 def _shapes(model: str, resolution: int, given: list[str]) -> dict[tuple[int, int, int], int]:
     """(m, n, k) of the step's GEMMs with their counts."""
-    from systolora.cost.workloads import StepOptions, trace_workload
+    from systolora.cost.tracing import trace_workload
+    from systolora.cost.workloads import StepOptions
     from systolora.errors import UserError
 
     shapes: dict[tuple[int, int, int], int] = {}

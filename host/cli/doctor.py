@@ -87,14 +87,14 @@ def _packages() -> Iterator[Finding]:
 
 
 def _traps() -> Iterator[Finding]:
-    """Packages whose mere presence breaks others."""
-    if importlib.util.find_spec("torchvision"):
-        try:
-            importlib.import_module("torchvision")
-        except Exception as error:
-            yield Finding(
-                "torchvision", False, f"broken: {error}", "pip uninstall torchvision (it is not needed)", needed=True
-            )
+    """Packages that are installed and cannot be imported: torch, and one whose mere presence breaks others."""
+    remedies = {"torch": install_advice("train"), "torchvision": "pip uninstall torchvision (it is not needed)"}
+    for name, remedy in remedies.items():
+        if importlib.util.find_spec(name):
+            try:
+                importlib.import_module(name)
+            except Exception as error:
+                yield Finding(name, False, f"broken: {error}", remedy, needed=True)
 
 
 def _tools() -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """What a training step needs of a board's memory, which processor and accelerator share.
 
 Weights stay in float32 unless they are released; those of offloaded layers are there as int8 too. What is kept for the backward pass is traced
-(`layer_calls.Trace`), and so are shapes; how the device's copies lie is that of `offloading/layer_writer.py`, rows in whole bus words.
+(`step_trace.Trace`), and so are shapes; how the device's copies lie is that of `offloading/layer_writer.py`, rows in whole bus words.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from systolora.hls.check import round_up
 from systolora.hls.config import FLOAT_BYTES
 from systolora.hls.isa import INSTRUCTION_BYTES
 
-from .layer_calls import AttentionCall, Call, ConvolutionCall, LinearCall
+from .step_trace import AttentionCall, Call, ConvolutionCall, LinearCall
 from .workloads import Workload
 
 SYSTEM_BYTES = 700 << 20

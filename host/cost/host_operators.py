@@ -14,23 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-OPERATORS = {
-    "add": ("add", "sub", "rsub"),
-    "multiply": ("mul", "div", "neg", "reciprocal"),
-    "copy": ("clone", "copy", "_to_copy", "constant_pad_nd", "fill", "zeros", "zeros_like", "new_zeros", "ones_like"),
-    "concatenate": ("cat", "stack"),
-    "norm": ("native_group_norm", "native_layer_norm"),
-    "norm_gradient": ("native_group_norm_backward", "native_layer_norm_backward"),
-    "silu": ("silu",),
-    "silu_gradient": ("silu_backward",),
-    "gelu": ("gelu",),
-    "gelu_gradient": ("gelu_backward",),
-    "softmax": ("_softmax",),
-    "softmax_gradient": ("_softmax_backward_data",),
-}
-"""Names of operators, and what torch dispatches for each. Those of none are `OTHER`."""
-
-OTHER = "other"
+from .step_trace import OPERATORS, OTHER
 
 _OPERATOR = {name: operator for operator, names in OPERATORS.items() for name in names}
 _COPIES = ("slice_backward", "select_backward", "upsample", "index", "repeat")

@@ -21,9 +21,8 @@ from systolora.errors import UserError
 from systolora.files import read_utf8
 from systolora.hls.isa import Result
 
-from .host_operators import OPERATORS, OTHER
-from .layer_calls import AttentionCall
 from .step_gemms import StepGemm, StepQuantize
+from .step_trace import OPERATORS, OTHER, AttentionCall
 from .workloads import Workload
 
 UPLOAD, OPTIMIZER, COPY = "upload", "optimizer", "copy"

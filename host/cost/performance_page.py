@@ -25,7 +25,8 @@ from .policies import array_alone
 from .settings import RESULTS, SimulateSettings
 from .sharing import key_value_variants
 from .simulation import Simulation, simulate_workload
-from .workloads import StepOptions, Workload, trace_workload
+from .tracing import trace_workload
+from .workloads import StepOptions, Workload
 
 _WIDTHS = (16, 64)
 _ADAPT = "kv"

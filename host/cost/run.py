@@ -18,7 +18,7 @@ from .layer_csv import CSV_MARK, render_layers
 from .report import REPORT_MARK, render_report
 from .settings import RESULTS, SimulateSettings, check_simulation
 from .simulation import Simulation, TraceExtent, simulate_workload, step_program
-from .workloads import StepOptions, Workload, trace_workload
+from .workloads import StepOptions, Workload
 
 
 def run_simulate(settings: SimulateSettings) -> Simulation:
@@ -75,6 +75,8 @@ def find_workload(settings: SimulateSettings) -> Workload:
     """
     if settings.gemms:
         return read_gemms(settings.gemms, settings.array_config(), RESULTS[settings.result])
+    from .tracing import trace_workload  # here: it loads torch, for which a list of GEMMs need not wait
+
     try:
         return trace_workload(settings.workload, step_options(settings))
     except RuntimeError as error:

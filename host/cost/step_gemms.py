@@ -20,7 +20,7 @@ from systolora.hls.isa import Axis, Gemm, OperandA, OperandB, Quantize, Result, 
 from systolora.offloading.gradient_planes import gradient_planes
 from systolora.offloading.quantization import TURNABLE_KINDS
 
-from .layer_calls import AttentionCall, Call, ConvolutionCall, LinearCall
+from .step_trace import AttentionCall, Call, ConvolutionCall, LinearCall
 
 PHASES = ("forward", "grad_input", "grad_weight")
 

@@ -38,12 +38,14 @@ class BoardOptions:
         cma_mb: size of the contiguous memory pool, in MiB.
         kernel: how the core was built, and its latency.
         interrupts: whether the image has a UIO device for the interrupt; without, a driver has to poll.
+        pll_mhz: rate of the image's I/O PLL, which the PL clocks are divided from; hand-off files are made for 1,500.
     """
 
     executor: str = "emulator"
     cma_mb: int = 512
     kernel: KernelOptions = field(default_factory=KernelOptions)
     interrupts: bool = True
+    pll_mhz: int = 1500
 
 
 class EmulatedBoard:
@@ -66,7 +68,7 @@ class EmulatedBoard:
         self.loads: list[str] = []
         self.kernel: EmulatedKernel | None = None
         self._interrupt_files: dict[int, InterruptFile] = {}
-        self._clocks = ClockControl(self.faults)
+        self._clocks = ClockControl(self.faults, self.options.pll_mhz)
         self._processor = {base: RegisterFile() for base in _CONTROL_BLOCKS}
         self.bus = AddressDecoder()
         self._attach_processor()

@@ -41,12 +41,13 @@ class RegisterFile:
 
 
 class ClockControl(RegisterFile):
-    """CRL_APB of a Zynq UltraScale+ (UG1087): PLLs at 1,500 MHz, PL0..PL3 divided from them."""
+    """CRL_APB of a Zynq UltraScale+ (UG1087): PLLs at the image's rate, PL0..PL3 divided from them."""
 
     PL0 = 0xC0
 
-    def __init__(self, faults: Faults) -> None:
-        pll = 90 << 8 | 1 << 16  # FBDIV 90, DIV2: 33.333 MHz * 90 / 2
+    def __init__(self, faults: Faults, pll_mhz: int) -> None:
+        self._factor = round(2 * pll_mhz / PS_CLOCK_MHZ)
+        pll = self._factor << 8 | 1 << 16  # FBDIV, DIV2: 33.333 MHz * 90 / 2 are 1,500
         off = 1 << 24 | 1 << 16 | 15 << 8
         super().__init__({0x20: pll, 0x30: pll, 0xC0: off, 0xC4: off, 0xC8: off, 0xCC: off})
         self._faults = faults
@@ -55,7 +56,7 @@ class ClockControl(RegisterFile):
         """The register; PL0's divisors are those of the stuck rate, if the clock is stuck."""
         stuck = self._faults.stuck_clock_mhz
         if offset == self.PL0 and stuck:
-            return 1 << 24 | 1 << 16 | round(PS_CLOCK_MHZ * 45 / stuck) << 8
+            return 1 << 24 | 1 << 16 | round(PS_CLOCK_MHZ * self._factor / 2 / stuck) << 8
         return super().read32(offset)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -23,7 +23,8 @@ _CHECKED_SHAPES = ((2, 2, 2), (3, 5, 1041), (17, 33, 65), (77, 40, 768), (64, 16
 
 
 class IntegerGemm:
-    """int8 x int8 into int32, exact: by torch's integer GEMM where it proves right and fast, else in float32, in parts of k.
+    """int8 x int8 into int32, exact: by torch's integer GEMM where torch is loaded and that proves right and fast, else in float32, in
+    parts of k. The bits are the same.
 
     The result is valid until the next call: its memory is reused, because on virtual machines fresh pages cost more than
     the multiplication. One object must not be used by two threads at once.
@@ -56,9 +57,14 @@ def integer_gemm(a: Int8, b: Int8, out: Int32 | None = None) -> Int32:
     if out is None:
         out = np.empty((m, n), np.int32)
     # torch's integer GEMM returns uninitialised memory for some operands with a dimension of one.
-    if min(m, n, k) > 1 and torch_is_exact() and torch_is_fast():
+    if min(m, n, k) > 1 and torch_is_loaded() and torch_is_exact() and torch_is_fast():
         return _torch_gemm(a, b, out)
     return _float_gemm(a, b, out)
+
+
+def torch_is_loaded() -> bool:
+    """Whether this process has torch already. Loading it takes seconds: what works without torch does not do it for a product."""
+    return sys.modules.get("torch") is not None
 
 
 @lru_cache(maxsize=1)
@@ -96,9 +102,7 @@ def _float_gemm(a: Int8, b: Int8, out: Int32) -> Int32:
 
 @lru_cache(maxsize=1)
 def torch_is_exact() -> bool:
-    """Whether torch is installed and its integer GEMM is right on the operands that go wrong first (saturation, odd k)."""
-    if importlib.util.find_spec("torch") is None:
-        return False
+    """Whether the integer GEMM of torch, which is loaded, is right on the operands that go wrong first (saturation, odd k)."""
     for m, n, k in _CHECKED_SHAPES:
         for a, b in _worst_cases(m, n, k):
             for stored in (b, np.ascontiguousarray(b.T).T):

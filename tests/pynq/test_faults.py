@@ -58,6 +58,40 @@ def test_a_hang_is_mended_and_the_program_run_again(
     assert device.retries == 1
 
 
+def test_the_clock_is_right_after_the_bitstream_was_loaded_again(
+    open_board: Callable[..., Any], config: ArrayConfig
+) -> None:
+    """On an image whose I/O PLL is not the one that the hand-off file was made for, its divisors give 2/3 of the rate."""
+    import pynq
+
+    faults = Faults()
+    device = open_board(config.with_changes(clock_mhz=100.0), BoardOptions(pll_mhz=1000), faults, **TIMES)
+    board, seen = device.session.device.board, []
+    load = board.load
+
+    def loading(*args: Any) -> None:
+        load(*args)
+        pynq.Clocks.set_pl_clk(0, 15, 1)  # as pynq 3 does; pynq 4 sets the rate
+        seen.append(pynq.Clocks.fclk0_mhz)
+
+    board.load = loading
+    faults.hang = 1
+    faults.ignore_soft_reset = ALWAYS
+    check_works(device, 9)
+    assert seen == [pytest.approx(1000 / 15, rel=0.002)]
+    assert pynq.Clocks.fclk0_mhz == pytest.approx(100, rel=0.002)
+
+
+def test_a_clock_that_does_not_obey_after_a_reload_loses_the_board(open_board: Callable[..., Any]) -> None:
+    faults = Faults()
+    device = open_board(faults=faults, **TIMES)
+    trial = make_trial(device)
+    faults.hang, faults.ignore_soft_reset, faults.stuck_clock_mhz = 1, ALWAYS, 100.0
+    with pytest.raises(BoardLost, match=r"board, clock: the PL clock runs at 99\.999 MHz") as caught:
+        device.submit(trial.program).result(20)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_hang_that_cannot_be_repeated_says_where_it_was(open_board: Callable[..., Any]) -> None:
     faults = Faults()
     device = open_board(faults=faults, **TIMES)

@@ -12,7 +12,7 @@ from systolora.board.design import BoardDesign
 from systolora.board.errors import BoardLost, BoardOpenError
 from systolora.board.opening import open_design
 from systolora.emulated_board.faults import Faults
-from systolora.emulated_board.hardware import EmulatedBoard, write_design
+from systolora.emulated_board.hardware import BoardOptions, EmulatedBoard, write_design
 from systolora.hls.boards import pl_clock
 from systolora.hls.config import ArrayConfig, board_config
 from systolora.hls.regmap import predict_map
@@ -48,6 +48,15 @@ def test_opening_sets_the_clock(open_board: Callable[..., Any], config: ArrayCon
     import pynq
 
     open_board(config.with_changes(clock_mhz=100.0))
+    assert pynq.Clocks.fclk0_mhz == pytest.approx(100, rel=0.002)
+
+
+def test_opening_sets_the_clock_on_an_image_with_another_pll(
+    open_board: Callable[..., Any], config: ArrayConfig
+) -> None:
+    import pynq
+
+    open_board(config.with_changes(clock_mhz=100.0), BoardOptions(pll_mhz=1000))
     assert pynq.Clocks.fclk0_mhz == pytest.approx(100, rel=0.002)
 
 

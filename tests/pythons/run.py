@@ -36,7 +36,11 @@ TESTS = (
     "tests/host/emulated_board",
 )
 DRIVER_TESTS = ("tests/pynq/test_opening.py", "tests/pynq/test_devices.py")
-TRAIN_TESTS = ("tests/host/offloading/test_linear.py", "tests/host/training/test_trainer.py")
+TRAIN_TESTS = (
+    "tests/host/offloading/test_linear.py",
+    "tests/host/offloading/test_linear_calls.py",
+    "tests/host/training/test_trainer.py",
+)
 
 COMMANDS = (
     ("generate", "--rows", "4", "--cols", "4", "--out", "PROJECT"),

@@ -20,12 +20,13 @@ from systolora.cli.simulate import print_simulation
 from systolora.cost.footprint import SYSTEM_BYTES, step_footprint
 from systolora.cost.host_operators import OperatorCount
 from systolora.cost.host_time import HOST_OPERATORS, HostAssumptions, HostCost, host_cost, read_rates
-from systolora.cost.layer_calls import AttentionCall, LinearCall, Trace
 from systolora.cost.run import run_simulate
 from systolora.cost.settings import SimulateSettings
 from systolora.cost.simulation import simulate_workload
 from systolora.cost.step_gemms import StepWriter
-from systolora.cost.workloads import StepOptions, Workload, trace_workload
+from systolora.cost.step_trace import AttentionCall, LinearCall, Trace
+from systolora.cost.tracing import trace_workload
+from systolora.cost.workloads import StepOptions, Workload
 from systolora.errors import UserError
 from systolora.hls.boards import BOARD_TABLE
 from systolora.hls.isa import Result

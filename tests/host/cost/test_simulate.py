@@ -20,7 +20,8 @@ from systolora.cost.settings import SimulateSettings
 from systolora.cost.sharing import key_value_variants
 from systolora.cost.simulation import Simulation, simulate_workload, step_program
 from systolora.cost.svg import Bar, Dot, bar_chart, roofline
-from systolora.cost.workloads import StepOptions, Workload, trace_workload
+from systolora.cost.tracing import trace_workload
+from systolora.cost.workloads import StepOptions, Workload
 from systolora.errors import UserError
 from systolora.hls.config import ArrayConfig, ConfigError
 from systolora.hls.isa import INSTRUCTION_BYTES, Gemm, Result, decode

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from systolora.cost.layer_calls import Trace
 from systolora.cost.settings import SimulateSettings
 from systolora.cost.simulation import Simulation, simulate_workload
 from systolora.cost.step_gemms import StepGemm, StepQuantize
+from systolora.cost.step_trace import Trace
 from systolora.cost.workloads import Distinct, DistinctQuantize, Workload
 from systolora.hls.isa import Axis, Gemm, Quantize, Result, ScaleMode
 from systolora.models.configs import MODELS

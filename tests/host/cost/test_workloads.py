@@ -12,8 +12,9 @@ import torch
 from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from systolora.assets import pipeline_folder
-from systolora.cost.layer_calls import AttentionCall
-from systolora.cost.workloads import StepOptions, Workload, adapted_names, trace_workload
+from systolora.cost.step_trace import AttentionCall
+from systolora.cost.tracing import adapted_names, trace_workload
+from systolora.cost.workloads import StepOptions, Workload
 from systolora.errors import UserError
 from systolora.hls.check import (
     ErrorCode,

@@ -1,25 +1,19 @@
-"""The offloaded linear layer against torch: values, gradients kind by kind, types, shapes, errors, buffers."""
+"""One call of the offloaded linear layer against torch: values, gradients kind by kind, types, shapes, settings."""
 
 from __future__ import annotations
-
-import gc
 
 import numpy as np
 import pytest
 import torch
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Axis
-from systolora.offloading.layer import OffloadedLayer
 from systolora.offloading.linear import Adapter, offloaded_linear
 from systolora.offloading.quantization import GEMM_KINDS, QuantizationConfig
-from systolora.offloading.session import NonFiniteTensorError, Session
+from systolora.offloading.session import NonFiniteTensorError
 from systolora.sim.functional import reference
-from systolora.sim.functional.emulator import EmulatorDevice
-from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-OUT, IN, RANK, SCALING = 48, 40, 4, 0.5
+from .problem import IN, OUT, SCALING, Problem, make_layer, relative
 
 # Largest relative error (2-norm) of what depends on each kind when it alone runs in INT8, on the tensors of `problem`.
 ERROR = {
@@ -32,48 +26,8 @@ ERROR = {
     "grad_input_base": 0.011,
     "grad_input_low_rank": 0.005,
 }
+
 ALL_KINDS_ERROR = {"y": 0.014, "x": 0.014, "bias": 1e-6, "down": 0.02, "up": 0.02}
-
-
-class Problem:
-    """A layer with random weights, as leaves, and its reference in torch."""
-
-    def __init__(self, tokens: tuple[int, ...] = (3, 11), seed: int = 0, rank: int = RANK) -> None:
-        generator = torch.Generator().manual_seed(seed)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
-
-        self.x = normal(*tokens, IN).requires_grad_()
-        self.weight, self.bias = normal(OUT, IN), normal(OUT).requires_grad_()
-        self.down, self.up = normal(rank, IN).requires_grad_(), normal(OUT, rank).requires_grad_()
-        self.grad_y = normal(*tokens, OUT)
-        self.leaves = {"x": self.x, "bias": self.bias, "down": self.down, "up": self.up}
-
-    def results(self, y: Tensor) -> dict[str, Tensor]:
-        grads = torch.autograd.grad(y, list(self.leaves.values()), self.grad_y.to(y.dtype))
-        return {"y": y.detach(), **dict(zip(self.leaves, grads, strict=True))}
-
-    def in_torch(self) -> dict[str, Tensor]:
-        low = SCALING * (self.x @ self.down.T) @ self.up.T
-        return self.results(functional.linear(self.x, self.weight, self.bias) + low)
-
-    def offloaded(self, layer: OffloadedLayer) -> dict[str, Tensor]:
-        return self.results(self.forward(layer))
-
-    def forward(self, layer: OffloadedLayer) -> Tensor:
-        return offloaded_linear(layer, self.x, self.weight, self.bias, Adapter(self.down, self.up, SCALING))
-
-
-def make_layer(quantization: QuantizationConfig | None = None, index: int = 0, **device: object) -> OffloadedLayer:
-    options = {"capacity_bytes": 1 << 24, **device}
-    return OffloadedLayer(
-        Session(EmulatorDevice(**options), quantization or QuantizationConfig()), "blocks.0.to_k", index
-    )
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 def test_everything_in_float32_is_torch() -> None:
@@ -279,130 +233,6 @@ def test_what_is_not_finite_is_named(tensor: str, message: str, bad: float) -> N
         problem.offloaded(make_layer())
 
 
-def test_after_an_error_the_layer_works_again() -> None:
-    problem, layer = Problem(), make_layer()
-    expected = problem.offloaded(layer)
-    with torch.no_grad():
-        good = problem.up[0, 0].item()
-        problem.up[0, 0] = float("nan")
-        with pytest.raises(NonFiniteTensorError):
-            problem.forward(layer)
-        problem.up[0, 0] = good
-    got = problem.offloaded(layer)
-    assert all(torch.equal(got[name], value) for name, value in expected.items())
-
-
-def test_changed_tensors_are_noticed() -> None:
-    """In-place changes, `.data` edits and another tensor all reach the device."""
-    problem, layer = Problem(), make_layer()
-    problem.forward(layer)
-
-    def same_as_fresh() -> bool:
-        return torch.equal(problem.forward(layer), problem.forward(make_layer()))
-
-    with torch.no_grad():
-        problem.down.mul_(0.5)
-    assert same_as_fresh()
-    problem.up.data.add_(0.25)
-    assert same_as_fresh()
-    problem.weight.data *= 1.5
-    assert same_as_fresh()
-    problem.weight = problem.weight.clone() + 1
-    assert same_as_fresh()
-    problem.bias.data.zero_()
-    assert same_as_fresh()
-
-
-def test_two_adapters_in_turn_keep_their_gradients() -> None:
-    """The factors in device memory are those of the other adapter when the first one's backward begins."""
-    first, second, layer = Problem(seed=0), Problem(seed=1, rank=2), make_layer()
-    second.weight = first.weight
-    y_first, y_second = first.forward(layer), second.forward(layer)
-    got = first.results(y_first)
-    expected = first.offloaded(make_layer())
-    assert all(torch.equal(got[name], value) for name, value in expected.items())
-    again = second.results(y_second)
-    assert all(torch.equal(again[name], value) for name, value in second.offloaded(make_layer()).items())
-
-
-def test_stochastic_rounding_repeats_with_step_and_layer() -> None:
-    quantization = QuantizationConfig(activation_rounding="stochastic", gradient_rounding="stochastic", seed=3)
-    problem = Problem()
-
-    def at(step: int, index: int) -> dict[str, Tensor]:
-        layer = make_layer(quantization, index)
-        layer.session.step = step
-        return problem.offloaded(layer)
-
-    first, again = at(7, 2), at(7, 2)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    for other in (at(8, 2), at(7, 3)):
-        assert not torch.equal(first["y"], other["y"])
-        assert not torch.equal(first["down"], other["down"])
-    assert relative(first["down"], problem.in_torch()["down"]) < 0.04
-
-
-def test_gradient_checkpointing_is_bit_identical_and_keeps_nothing() -> None:
-    for reentrant in (False, True):
-        problem, layer = Problem(), make_layer()
-        expected = problem.offloaded(layer)
-
-        def run(x: Tensor, problem: Problem = problem, layer: OffloadedLayer = layer) -> Tensor:
-            return problem.forward(layer)
-
-        y = checkpoint(run, problem.x, use_reentrant=reentrant)
-        assert not layer.session.pool._kept
-        y.backward(problem.grad_y)
-        got = {"y": y.detach(), **{name: leaf.grad for name, leaf in problem.leaves.items()}}
-        assert all(torch.equal(got[name], value) for name, value in expected.items()), reentrant
-
-
-def test_several_micro_batches_alive_at_once() -> None:
-    problems, layer = [Problem(seed=seed) for seed in range(3)], make_layer()
-    for problem in problems:
-        problem.weight = problems[0].weight
-        problem.down, problem.up = problems[0].down, problems[0].up
-        problem.leaves |= {"down": problem.down, "up": problem.up}
-    outputs = [problem.forward(layer) for problem in problems]
-    for problem, y in zip(problems, outputs, strict=True):
-        got, expected = problem.results(y), problem.offloaded(make_layer())
-        assert all(torch.equal(got[name], value) for name, value in expected.items())
-
-
-def test_retain_graph_and_buffers_that_come_back() -> None:
-    problem, layer = Problem(), make_layer()
-    y = problem.forward(layer)
-    first = torch.autograd.grad(y, [problem.down], problem.grad_y, retain_graph=True)[0]
-    assert layer.session.pool._kept
-    second = torch.autograd.grad(y, [problem.down], problem.grad_y)[0]
-    assert torch.equal(first, second)
-    assert not layer.session.pool._kept, "the saved activations go when autograd drops them, though y lives"
-    del y
-    used = 0
-    for _ in range(5):
-        problem.offloaded(layer)
-        problem.forward(layer)  # a graph that is never used backward
-        gc.collect()
-        used = used or layer.session.device.bytes_in_use
-    assert layer.session.device.bytes_in_use == used
-
-
-def test_programs_are_the_same_bytes_again() -> None:
-    codes: list[bytes] = []
-    problem, layer = Problem(), make_layer()
-    device = layer.session.device
-    run = device.run
-    device.run = lambda program: (codes.append(program.code), run(program))[1]  # type: ignore[method-assign]
-    problem.offloaded(layer)
-    codes.clear()
-    problem.offloaded(layer)
-    first = list(codes)
-    codes.clear()
-    problem.offloaded(layer)
-    assert codes == first
-    assert len(codes) == 2, "one program forward, one backward"
-
-
 @pytest.mark.parametrize(
     ("config", "tokens"),
     [
@@ -417,28 +247,6 @@ def test_a_small_odd_array_gives_the_same_bits(config: ArrayConfig, tokens: int)
     small = problem.offloaded(make_layer(quantization, config=config, tiled=True))
     large = problem.offloaded(make_layer(quantization))
     assert all(torch.equal(small[name], large[name]) for name in large)
-
-
-def test_inference_mode() -> None:
-    problem, layer = Problem(), make_layer()
-    expected = problem.forward(layer).detach()
-    with torch.inference_mode():
-        problem.weight = problem.weight.clone()
-        assert torch.equal(problem.forward(layer), expected)
-
-
-def test_undone_layers_and_copied_activations_say_so() -> None:
-    problem, layer = Problem(), make_layer()
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.clone(), lambda tensor: tensor):
-        y = problem.forward(layer)
-    with pytest.raises(RuntimeError, match="save_on_cpu"):
-        y.backward(problem.grad_y)
-    y = problem.forward(layer)
-    layer.session.close()
-    with pytest.raises(RuntimeError, match="its offload was undone"):
-        y.backward(problem.grad_y)
-    with pytest.raises(RuntimeError, match="its offload was undone"):
-        problem.forward(layer)
 
 
 @pytest.mark.parametrize(

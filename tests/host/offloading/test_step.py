@@ -13,7 +13,8 @@ from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
-from systolora.cost.workloads import StepOptions, trace_workload
+from systolora.cost.tracing import trace_workload
+from systolora.cost.workloads import StepOptions
 from systolora.hls.config import ArrayConfig
 from systolora.hls.isa import Axis, Gemm, OperandA, Result, ScaleMode
 from systolora.offloading.attention import offloaded_attention

@@ -9,7 +9,8 @@ import pytest
 from systolora.assets import pipeline_folder
 from systolora.cost.run import step_options
 from systolora.cost.settings import SimulateSettings
-from systolora.cost.workloads import StepOptions, trace_workload
+from systolora.cost.tracing import trace_workload
+from systolora.cost.workloads import StepOptions
 from systolora.errors import UserError
 from systolora.hls.isa import Gemm, OperandA, Quantize, Result
 from systolora.models.pipeline import PipelineParts

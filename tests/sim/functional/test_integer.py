@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -75,6 +77,19 @@ def test_working_memory_is_used_again(way: str) -> None:
     assert np.shares_memory(first, second)
 
 
+def test_nobody_waits_for_torch_that_is_not_loaded() -> None:
+    """In a process of its own: here torch may be loaded already."""
+    code = (
+        "import sys, numpy as np\n"
+        "from systolora.sim.functional.integer import integer_gemm, torch_is_loaded\n"
+        "a = np.full((5, 3000), -128, np.int8)\n"
+        "assert (integer_gemm(a, a.T) == 3000 * 2**14).all() and 'torch' not in sys.modules and not torch_is_loaded()\n"
+        "import torch\n"
+        "assert torch_is_loaded()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     a = np.zeros((2, 3), np.int8)
     with pytest.raises(ValueError, match=r"shapes \(2, 3\) and \(2, 3\) do not make a product"):
@@ -91,6 +106,7 @@ def test_a_processor_on_which_torch_is_wrong(monkeypatch: pytest.MonkeyPatch) ->
         return out
 
     monkeypatch.setattr(integer, "_torch_gemm", saturating)
+    monkeypatch.setattr(integer, "torch_is_loaded", lambda: True)
     integer.torch_is_exact.cache_clear()
     try:
         a = np.full((3, 5120), -128, np.int8)
