@@ -15,7 +15,7 @@ from systolora.training.adapter import ADAPTER_FILE
 from systolora.training.checkpoint import list_checkpoints, parse_checkpoint
 from systolora.training.run_record import read_log, read_run, summarize
 
-from .test_random_interrupts import STEPS, Command, adapter_of
+from .test_random_interrupts import Command, adapter_of
 
 KILLS = 20
 
@@ -59,22 +59,22 @@ def killed_until(command: Command, folder: Path, chance: random.Random, kills: i
     return {**counted, "runs": chains}
 
 
-def run_kills(pictures: Path, folder: Path, kills: int, seed: int) -> None:
-    command = Command(folder, pictures)
+def run_kills(pictures: Path, folder: Path, kills: int, seed: int, steps: int, every: int) -> None:
+    command = Command(folder, pictures, steps, every)
     try:
         assert command.run(folder / "whole").code == 0  # fills caches
         span = command.run(folder / "timed").seconds
         counted = killed_until(command, folder, random.Random(seed), kills, span)
     finally:
         command.close()
-    print(json.dumps({**counted, "one run, s": round(span, 1), "steps": STEPS}))
+    print(json.dumps({**counted, "one run, s": round(span, 1), "steps": steps}))
 
 
 def test_two_kills_lose_no_bit(few_pictures: Path, tmp_path: Path) -> None:
-    run_kills(few_pictures, tmp_path, 2, 7)
+    run_kills(few_pictures, tmp_path, 2, 7, steps=6, every=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_twenty_kills_at_random_instants_lose_no_bit(few_pictures: Path, tmp_path: Path) -> None:
-    run_kills(few_pictures, tmp_path, KILLS, 2025)
+    run_kills(few_pictures, tmp_path, KILLS, 2025, steps=20, every=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from systolora.models.family import Shown
 from systolora.models.pipeline import PipelineParts, load_parts
+from systolora.training.adapter import ADAPTER_FILE
 from systolora.training.batches import encode_data
 from systolora.training.pictures import load_picture
 from systolora.training.settings import TrainSettings
+from systolora.training.trainer import Trainer
 from systolora.training.views import plan_pictures
 
 from ..models.tiny_families import SIDE, make_family
@@ -115,3 +119,26 @@ def _encoded(
 
     pixels = torch.from_numpy(load_picture(path, size, place=place))[None]
     return encode_pictures(parts.vae, pixels.flip(-1) if flip else pixels)[0][0]
+
+
+def test_a_second_run_from_the_cache_has_the_bits_of_the_first(
+    parts: PipelineParts, settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(
+        settings,
+        **{"model": "m", "cache_dir": str(tmp_path / "cache"), "buckets": True, "random_flip": True, "random_crops": 1},
+        **{"caption_dropout": 0.5, "steps": 2, "learning_rate": 0.02, "checkpoint_every": 0, "report_to": "none"},
+    )
+    adapters = []
+    for name in ("first", "second"):
+        trainer = Trainer(
+            replace(settings, output=str(tmp_path / name)), replace(parts, unet=copy.deepcopy(parts.unet))
+        )
+        trainer.run()
+        trainer.close()
+        adapters.append(load_file(tmp_path / name / ADAPTER_FILE))
+        # Nothing is encoded the second time.
+        for part in (parts.vae, parts.text_encoder, parts.pipe.text_encoder_2):
+            monkeypatch.setattr(part, "encode" if part is parts.vae else "forward", None)
+    assert "10 encodings were in" in trainer.notes[-1] and "0 were made" in trainer.notes[-1]
+    assert all(torch.equal(value, adapters[1][key]) for key, value in adapters[0].items())
