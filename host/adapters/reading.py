@@ -116,7 +116,7 @@ def _from_peft(tensors: Mapping[str, Tensor], config: Path) -> dict[tuple[str, s
             module = full.removeprefix(PEFT_PREFIX)
             down, up = _both(left, name, f"{full}.lora_B.weight")
             part = part_of(module, config.parent.name)
-            _put(layers, (part, _whole(part, module)), LoraLayer(down, up, scaling.alpha(module, down.shape[0])))
+            _put(layers, (part, whole_name(part, module)), LoraLayer(down, up, scaling.alpha(module, down.shape[0])))
     _refuse_left(left)
     return layers
 
@@ -138,7 +138,7 @@ def _from_diffusers(tensors: Mapping[str, Tensor], header: Mapping[str, str]) ->
         down, up = _both(left, name, full + _UP[_DOWN.index(ending)])
         scaling = scalings.get(part)
         alpha = float(down.shape[0]) if scaling is None else scaling.alpha(module, down.shape[0])
-        _put(layers, (part, _whole(part, module)), LoraLayer(down, up, alpha))
+        _put(layers, (part, whole_name(part, module)), LoraLayer(down, up, alpha))
     _refuse_left(left)
     return layers
 
@@ -195,7 +195,7 @@ def _refuse_left(left: Mapping[str, Tensor]) -> None:
         )
 
 
-def _whole(part: str, module: str) -> str:
+def whole_name(part: str, module: str) -> str:
     """A CLIP text encoder's module with `text_model.` before it, which newer transformers leave out."""
     inside = module.startswith(("encoder.", "embeddings.", "final_layer_norm"))
     return f"text_model.{module}" if part in ("text_encoder", "text_encoder_2") and inside else module

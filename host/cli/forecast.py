@@ -40,5 +40,6 @@ def forecast(settings: TrainSettings, resolution: int) -> list[tuple[str, str]]:
     if wall is not None:
         host = simulation.host.rates.name if simulation.host else ""
         figures.append(("with the board's processor, one after the other", f"{times * wall:.4g} s ({host})"))
-        figures.append((f"all {settings.steps} steps", f"{settings.steps * times * wall / 3600:.3g} h"))
+        whole = settings.steps * times * wall
+        figures.append((f"all {settings.steps} steps", f"{whole / 3600:.3g} h" if whole >= 3600 else f"{whole:.3g} s"))
     return figures

@@ -86,6 +86,11 @@ class Engine(ABC):
             "a model with integer layers cannot be pickled: save its state_dict(), or call the handle's undo() first"
         )
 
+    @property
+    def device_seconds(self) -> float:
+        """Seconds that programs took on a device so far; 0 without one."""
+        return 0.0
+
     @abstractmethod
     def product(self, name: str, up: Tensor, down: Tensor, scaling: float) -> np.ndarray:
         """`low_rank_product`; the same bits in every engine."""
@@ -123,6 +128,11 @@ class DeviceEngine(Engine):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
+
+    @property
+    def device_seconds(self) -> float:
+        """See `Engine.device_seconds`."""
+        return self.session.device_seconds
 
     def product(self, name: str, up: Tensor, down: Tensor, scaling: float) -> np.ndarray:
         """See `Engine.product`."""

@@ -99,6 +99,11 @@ class IntLoraHandle:
             self.modules[name] = module  # type: ignore[assignment]
 
     @property
+    def device_seconds(self) -> float:
+        """Seconds that programs took on the device so far, without what the host prepares for them; 0 without a device."""
+        return self.engine.device_seconds
+
+    @property
     def step(self) -> int:
         """The optimizer step. Setting it searches the quantizers anew where `refresh_every` says so."""
         return self._step

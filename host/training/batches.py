@@ -269,8 +269,6 @@ def draw_batch(
     Where all pictures have one size, what is drawn belongs to the whole step: it is the same however the step is cut into micro-batches
     and processes.
 
-    What is drawn belongs to the whole step: it is the same however the step is cut into micro-batches and processes.
-
     Args:
         draw_times: of the objective: (count, random) -> timesteps. kind: begins the name of the random numbers, for other data.
     """

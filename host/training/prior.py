@@ -20,7 +20,6 @@ from systolora.models.pipeline import PipelineParts
 from .batches import EncodedPictures, encode_data, generator
 from .captions import CaptionedPicture, find_pictures
 from .formats import picture_suffixes
-from .parallel import Processes
 from .settings import TrainSettings
 
 FOLDER = "class_pictures"
@@ -86,19 +85,12 @@ def _picture(pipe: Any, settings: TrainSettings, side: int, number: int) -> Any:
     return pipe.numpy_to_pil(made.permute(1, 2, 0).float().cpu().numpy())[0]
 
 
-def prepare_prior(
-    parts: PipelineParts,
-    settings: TrainSettings,
-    processes: Processes,
-    on_picture: Callable[[int, int], None] | None = None,
-) -> tuple[EncodedPictures, list[str]]:
-    """The pictures of the class as the model sees them, and notes for the user; the first process generates those that are missing.
+def encode_class(parts: PipelineParts, settings: TrainSettings) -> EncodedPictures:
+    """The pictures of the class, which are there by now, as the model sees them.
 
     Raises:
-        UserError: as `make_class_pictures` and `encode_data`.
+        UserError: as `encode_data`.
     """
-    notes = make_class_pictures(parts, settings, on_picture) if processes.first else []
-    processes.largest(0)  # the others wait for them
     own = TrainSettings()
     data = replace(
         settings,
@@ -107,4 +99,4 @@ def prepare_prior(
         repeats=own.repeats,
         subfolders=own.subfolders,
     )
-    return encode_data(parts, data), notes
+    return encode_data(parts, data)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from systolora.adapters.layers import LoraLayer
-from systolora.adapters.reading import read_adapter
+from systolora.adapters.reading import read_adapter, whole_name
 from systolora.errors import UserError
 from torch import nn
 
@@ -43,8 +43,15 @@ def start_from(models: Mapping[str, nn.Module], settings: TrainSettings) -> None
             f"{option}: it adapts the {others[0]} too, which this run does not train; give an adapter of the {' and '.join(models)} alone"
         )
     for part, model in models.items():
-        modules = {name: module for name, module in model.named_modules() if isinstance(module, Adapted)}
+        modules = {
+            whole_name(part, name): module for name, module in model.named_modules() if isinstance(module, Adapted)
+        }
         layers = found.of(part)
+        if not layers:
+            raise UserError(
+                f"{option}: it does not adapt the {part}, which this run trains; give an adapter of the {' and '.join(models)}"
+                + (", or leave --train-text-encoder out" if part.startswith("text_encoder") else "")
+            )
         _check_layers(option, layers, modules)
         _check_rank(option, layers, settings)
         with torch.no_grad():

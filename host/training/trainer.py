@@ -32,7 +32,7 @@ from .objective import finite
 from .optimization import NotFiniteError, Optimization
 from .parallel import Processes
 from .peak_memory import peak_bytes
-from .prior import prepare_prior
+from .prior import encode_class, make_class_pictures
 from .records import Records
 from .reports import StepReport, TrainResult
 from .run_record import LOG_FILE
@@ -80,12 +80,14 @@ class Trainer:
         self.on_note: Callable[[str], None] = warnings.warn
         try:
             with self.processes.together():
-                self._set_up(parts, on_picture)
+                self._load(parts, on_picture)
+            with self.processes.together():  # the first one has made the pictures of the class by now
+                self._set_up(on_picture)
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self, parts: PipelineParts | None, on_picture: Callable[[int, int], None] | None) -> None:
+    def _load(self, parts: PipelineParts | None, on_picture: Callable[[int, int], None] | None) -> None:
         settings = self.settings
         if settings.batch % self.processes.world:
             raise UserError(
@@ -98,11 +100,15 @@ class Trainer:
         self.parts = parts or load_model(settings.model, settings.variant, settings.model_config)
         self.objective = objective_of(self.parts, settings)
         self.data: EncodedPictures = encode_data(self.parts, settings, on_picture)
-        self.prior, notes = None, [*self.parts.notes, *self.data.notes]
-        if settings.class_prompt:
-            self.prior, made = prepare_prior(self.parts, settings, self.processes, on_picture)
-            notes += made
+        notes = [*self.parts.notes, *self.data.notes]
+        if settings.class_prompt and self.processes.first:
+            notes += make_class_pictures(self.parts, settings, on_picture)
         self.notes += [f"note: {text}" for text in notes]
+
+    def _set_up(self, on_picture: Callable[[int, int], None] | None) -> None:
+        settings = self.settings
+        self.prior = encode_class(self.parts, settings) if settings.class_prompt else None
+        self.notes += [f"note: pictures of the class: {text}" for text in self.prior.notes] if self.prior else []
         self.unet = self.parts.unet
         add_adapter(self.unet, settings)
         self.text = add_text_adapters(self.parts, settings) if settings.train_text_encoder else {}
@@ -110,7 +116,8 @@ class Trainer:
             start_from({self.parts.family.layout.trained: self.unet, **self.text}, settings)
         if settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-        self.unet.train()
+        for model in (self.unet, *self.text.values()):
+            model.train()
         self.handle = self._offload() if settings.precision == "int8" or settings.method != "lora" else None
         self.optimization = Optimization(self.unet, settings, self.text)
         self.notes += self.optimization.notes
@@ -251,7 +258,7 @@ class Trainer:
         return StepReport(step + 1, loss, rate, seconds, self._device_seconds() - on_device)
 
     def _device_seconds(self) -> float:
-        return float(getattr(self.handle, "device_seconds", 0.0))
+        return float(self.handle.device_seconds) if self.handle else 0.0
 
     def _gradients(self, step: int) -> float:
         """The loss of a step, whose gradients then lie in the parameters."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +41,8 @@ def draw_validation(parts: PipelineParts, settings: TrainSettings, step: int) ->
     pipe = _pipeline(parts)
     pipe.set_progress_bar_config(disable=True)
     side = parts.checked_resolution(settings.resolution)
-    was_training = parts.unet.training
-    parts.unet.eval()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            pictures = [_draw(pipe, settings, prompt, side) for prompt in prompts_of(settings)]
-    finally:
-        parts.unet.train(was_training)
+    with _evaluating(pipe), torch.random.fork_rng(devices=[]):
+        pictures = [_draw(pipe, settings, prompt, side) for prompt in prompts_of(settings)]
     return _write(Path(settings.output) / FOLDER / f"step-{step:07d}", pictures)
 
 
@@ -54,8 +51,10 @@ def _pipeline(parts: PipelineParts) -> Any:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     if parts.pipe is not None and parts.family.layout is not SD_LAYOUT:
-        own = parts.pipe.scheduler
-        return type(parts.pipe)(**{**parts.pipe.components, "scheduler": type(own).from_config(own.config)})
+        own = copy.copy(parts.pipe)  # keeps what a new one would ask for again, such as no watermark
+        own.scheduler = type(own.scheduler).from_config(own.scheduler.config)
+        setattr(own, parts.family.layout.trained, parts.unet)
+        return own
     return StableDiffusionPipeline(
         vae=parts.vae,
         text_encoder=parts.text_encoder,
@@ -66,6 +65,19 @@ def _pipeline(parts: PipelineParts) -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+@contextlib.contextmanager
+def _evaluating(pipe: Any) -> Iterator[None]:
+    """What is trained without dropout, for as long as it draws."""
+    training = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module) and part.training]
+    for part in training:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.train()
 
 
 def _draw(pipe: Any, settings: TrainSettings, prompt: str, side: int) -> Any:

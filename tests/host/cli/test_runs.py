@@ -53,7 +53,9 @@ def test_the_forecast_is_the_cost_model_of_the_runs_step() -> None:
     once = dict(forecast(TrainSettings(model=str(pipeline_folder()), data="d", output="o"), 16))
     name = "a step on the accelerator"
     assert float(figures[name].split()[0]) == pytest.approx(2 * float(once[name].split()[0]), rel=1e-3)
-    assert figures["array"] == "64 x 64, 200 MHz" and "all 10 steps" in figures
+    assert figures["array"] == "64 x 64, 200 MHz" and figures["all 10 steps"].endswith(" s")
+    hours = dict(forecast(TrainSettings(model=str(pipeline_folder()), data="d", output="o", steps=10**6), 16))
+    assert hours["all 1000000 steps"].endswith(" h")
     assert forecast(TrainSettings(model="m", data="d", output="o", precision="float32"), 16) == []
     (failed,) = forecast(TrainSettings(model="nowhere", data="d", output="o"), 16)
     assert failed[0] == "not predicted" and "nowhere" in failed[1]

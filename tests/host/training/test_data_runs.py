@@ -123,3 +123,25 @@ def test_a_crop_shows_the_part_that_it_says(tmp_path: Path) -> None:
     left, middle, right = (load_picture(tmp_path / "a.png", 16, place=(place, 0.5)) for place in (0, 0.5, 1))
     assert left.max() == -1 and right.min() == 1 and (middle[:, :, :8] == -1).all() and (middle[:, :, 8:] == 1).all()
     assert torch.from_numpy(load_picture(tmp_path / "a.png", (24, 8))).shape == (3, 8, 24)
+
+
+def test_pictures_of_the_class_have_sizes_of_their_own_and_broken_ones_are_named(
+    shapes: TrainSettings, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    folder, random = tmp_path / "class", np.random.default_rng(1)
+    folder.mkdir()
+    for number, (width, height) in enumerate([(40, 80), (64, 64), (50, 50)]):
+        Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    prior = {"class_prompt": "a star", "class_data": str(folder), "class_images": 3, "on_broken": "skip"}
+    whole = replace(shapes, schedule="constant", steps=3, **prior)
+    trainer = make_trainer(whole)
+    assert trainer.prior is not None and trainer.prior.count == 3 and trainer.prior.skipped == 1
+    assert sorted(len(bucket.pictures) for bucket in trainer.prior.buckets) == [1, 2]
+    notes = [note for note in trainer.notes if note.startswith("note: pictures of the class: ")]
+    assert any("skipped: " in note and "broken.png" in note for note in notes)
+    assert any("pictures by size: " in note for note in notes)
+    expected = run(trainer)
+    half = replace(whole, output=str(tmp_path / "half"))
+    run(make_trainer(replace(half, steps=2)))
+    assert run(make_trainer(replace(half, resume=True))) == expected

@@ -130,3 +130,22 @@ def test_a_mistake_is_told_once(arguments: list[str], tmp_path: Path) -> None:
     told = [line for said in both.said for line in said.splitlines() if line.startswith("systolora:")]
     assert len(told) == 1 and "nowhere: there is no such folder" in told[0]
     assert both.said[1] == "" and not (tmp_path / "run").exists()
+
+
+def test_pictures_of_the_class_that_cannot_be_made_end_both_with_one_line(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    more = [
+        "--class-prompt",
+        "a star",
+        "--class-data",
+        str(tmp_path / "file"),
+        "--class-images",
+        "2",
+        "--class-steps",
+        "1",
+    ]
+    both = launch(tmp_path, [*arguments, "--steps", "2", *more])
+    assert both.codes == [2, 2]
+    lines = [line for line in both.said[0].splitlines() if line.startswith("systolora:")]
+    assert len(lines) == 1 and "--class-data" in lines[0] and "it cannot be written" in lines[0]
+    assert both.said[1] == ""

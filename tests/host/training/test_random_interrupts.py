@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from systolora.assets import pipeline_folder
 from systolora.training.adapter import ADAPTER_FILE
 from systolora.training.checkpoint import list_checkpoints
+from systolora.training.run_record import read_log
 
 INTERRUPTS = int(os.environ.get("SYSTOLORA_INTERRUPTS", "100"))
 STEPS = 60
@@ -66,11 +67,11 @@ class Ended:
 class Command:
     """Runs the command in forks of one process."""
 
-    def __init__(self, folder: Path, data: Path) -> None:
+    def __init__(self, folder: Path, data: Path, steps: int = STEPS, every: int = 7) -> None:
         self.said = folder / "said.txt"
-        self.common = ["train", "--model", str(pipeline_folder()), "--data", str(data), "--steps", str(STEPS)]
+        self.common = ["train", "--model", str(pipeline_folder()), "--data", str(data), "--steps", str(steps)]
         self.common += ["--batch", "2", "--rounding", "stochastic", "--learning-rate", "2e-3", "--threads", "1"]
-        self.common += ["--schedule", "cosine", "--random-flip", "--checkpoint-every", "7"]
+        self.common += ["--schedule", "cosine", "--random-flip", "--checkpoint-every", str(every)]
         self.process = subprocess.Popen(
             [sys.executable, "-c", FORKING, str(pipeline_folder())],
             stdin=subprocess.PIPE,
@@ -120,6 +121,7 @@ def check_interrupted(ended: Ended, signum: int, output: Path, before: int) -> s
         rf"systolora: stopped by SIG\w+ after step (\d+) of {STEPS}; go on with --resume", lines[0]
     ):
         assert newest == int(match[1]) >= max(1, before), (ended, newest)
+        assert len(read_log(output)) - newest in (0, 1), "at most one step is lost"
         return "between steps"
     assert newest == before, (ended, newest)
     assert "before the first step" in lines[0], ended

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from systolora.training.adapter import ADAPTER_FILE
 from systolora.training.checkpoint import list_checkpoints
 from systolora.training.interrupts import Stopped
+from systolora.training.run_record import read_run
 from systolora.training.settings import TrainSettings
 from systolora.training.trainer import Trainer
 
@@ -66,9 +67,10 @@ def in_backward(trainer: Trainer, strike: Callable[[], None], patch: pytest.Monk
 def in_checkpoint(trainer: Trainer, strike: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
     real = os.replace
 
-    def put(*args: Any) -> None:
-        strike()
-        real(*args)
+    def put(source: Any, target: Any) -> None:
+        if Path(target).parent.name == "checkpoints":
+            strike()
+        real(source, target)
 
     patch.setattr(os, "replace", put)
 
@@ -126,7 +128,9 @@ def test_a_signal_anywhere_in_a_step_ends_with_a_checkpoint_that_goes_on_to_the_
     assert same(adapter_of(small), whole)
 
 
-def test_before_the_first_step_there_is_nothing_to_save(small: TrainSettings, make_trainer: MakeTrainer) -> None:
+def test_before_the_first_step_there_is_nothing_to_save(
+    small: TrainSettings, make_trainer: MakeTrainer, whole: dict[str, torch.Tensor]
+) -> None:
     trainer = make_trainer(small)
     real = trainer._stop_if_asked
 
@@ -138,7 +142,13 @@ def test_before_the_first_step_there_is_nothing_to_save(small: TrainSettings, ma
     with pytest.raises(Stopped, match="stopped by SIGTERM before the first step: nothing to save, start it again"):
         trainer.run()
     trainer.close()
-    assert not Path(small.output).exists()
+    facts = read_run(trainer.output)
+    assert facts is not None and facts["state"] == "interrupted"
+    assert not list_checkpoints(trainer.output)
+    again = make_trainer(small)
+    again.run()
+    again.close()
+    assert same(adapter_of(small), whole)
 
 
 def test_a_signal_while_the_adapter_is_written_lets_the_run_end(
