@@ -17,6 +17,13 @@ Form = Annotated[
     typer.Option(help="term: for a merge in integers alone; diffusers: a pipeline with the merged weights."),
 ]
 
+ModelConfig = Annotated[
+    str,
+    typer.Option(
+        help="For a .safetensors file: pipeline folder with its configurations and tokenizers.", show_default=False
+    ),
+]
+
 
 def add_commands(app: typer.Typer) -> None:
     """Adds this module's commands to the command line."""
@@ -29,14 +36,15 @@ def merge(
     adapter: Annotated[Path, typer.Argument(help="intlora_adapter.safetensors, or a term file of `export`.")],
     out: Annotated[Path, typer.Option(help="File of the merged integers.")],
     model: Annotated[
-        Path | None, typer.Option(help="Pipeline folder that it was trained on; not for a term file.")
-    ] = None,
+        str, typer.Option(help="Model that it was trained on, as for train; not for a term file.", show_default=False)
+    ] = "",
+    model_config: ModelConfig = "",
     json: Json = False,
 ) -> None:
     """Merge an IntLoRA adapter into integer weights: a term file by integer multiply or shift alone, an adapter with its model."""
     from systolora.intlora.export import merge_file
 
-    report = merge_file(adapter, out, model)
+    report = merge_file(adapter, out, model or None, model_config)
     make_console(json).print(str(report), soft_wrap=True)
     if json:
         print(jsonlib.dumps(asdict(report)))
@@ -45,13 +53,14 @@ def merge(
 def export(
     file: Annotated[Path, typer.Argument(help="IntLoRA adapter or merged file.")],
     out: Annotated[Path, typer.Option(help="File (term) or new folder (diffusers).")],
-    model: Annotated[Path, typer.Option(help="Pipeline folder that it was trained on.")],
+    model: Annotated[str, typer.Option(help="Model that it was trained on, as for train.")],
     form: Form = "diffusers",
+    model_config: ModelConfig = "",
 ) -> None:
     """Write an IntLoRA adapter in another form."""
     from systolora.intlora.export import export_file
 
-    print(export_file(file, out, model, form))
+    print(export_file(file, out, model, form, model_config))
 
 
 def inspect(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from systolora.errors import UserError
+from systolora.models.sources import load_model
 from systolora.outputs import try_writing
 from torch import nn
 
@@ -45,15 +46,18 @@ class MergeReport:
         )
 
 
-def merge_file(source: Path, out: Path, model: Path | None) -> MergeReport:
+def merge_file(source: Path, out: Path, model: Path | str | None, model_config: str = "") -> MergeReport:
     """Writes the merged integers of an adapter (which needs its model) or a term file (which does not).
+
+    Args:
+        model, model_config: as `load_model` takes them.
 
     Raises:
         UserError: for a damaged file, a missing or another model, or an `out` that cannot be written or holds something else.
     """
     _check_file(source, out, "merged")
     content = read_file(source, ("adapter", "term"))
-    merged = _merged(source, content, None if model is None else load_unet(model))
+    merged = _merged(source, content, None if model is None else load_unet(model, model_config))
     write_file(out, merged_file(content, merged))
     values = [weight.values for weight in merged.values()]
     return MergeReport(
@@ -66,8 +70,11 @@ def merge_file(source: Path, out: Path, model: Path | None) -> MergeReport:
     )
 
 
-def export_file(source: Path, out: Path, model: Path, form: str) -> Path:
+def export_file(source: Path, out: Path, model: Path | str, form: str, model_config: str = "") -> Path:
     """Writes an adapter as a term file, or an adapter or merged file as a diffusers folder with the merged weights in float32.
+
+    Args:
+        model, model_config: as `load_model` takes them.
 
     Raises:
         UserError: for an unknown form, a damaged file, another model, or an `out` that cannot be written or holds something else.
@@ -77,7 +84,7 @@ def export_file(source: Path, out: Path, model: Path, form: str) -> Path:
     if form == "term":
         _check_file(source, out, "term")
         content = read_file(source, ("adapter",))
-        weights = frozen_weights(load_unet(model), content.layers)
+        weights = frozen_weights(load_unet(model, model_config), content.layers)
         return write_file(out, term_file(source, content, weights))
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: it is a file, but a pipeline is a folder; give a new one, or --form term")
@@ -85,13 +92,12 @@ def export_file(source: Path, out: Path, model: Path, form: str) -> Path:
         raise UserError(f"--out {out}: the folder is not empty; give a new one")
     _check_writable(out)
     content = read_file(source)
-    pipeline = _load_pipeline(model)
-    unet = pipeline.unet
-    put_weights(unet, _merged(source, content, unet))
+    parts = load_model(str(model), config=model_config)
+    put_weights(parts.unet, _merged(source, content, parts.unet))
     out.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and moved: whoever finds the folder finds all of it.
     with TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
-        pipeline.save_pretrained(str(Path(partial) / "pipeline"))
+        parts.pipe.save_pretrained(str(Path(partial) / "pipeline"))
         os.replace(Path(partial) / "pipeline", out)
     return out
 
@@ -125,18 +131,18 @@ def put_weights(model: nn.Module, merged: Mapping[str, IntegerWeight]) -> None:
     modules: dict[str, Any] = dict(plain_model(model).named_modules())
     with torch.no_grad():
         for name, weight in merged.items():
-            modules[name].weight.copy_(torch.from_numpy(weight.real()))
+            frozen = modules[name].weight
+            frozen.copy_(torch.from_numpy(weight.real()).view(frozen.shape))
 
 
-def load_unet(model: Path) -> nn.Module:
-    """The U-Net of a pipeline folder.
+def load_unet(model: Path | str, model_config: str = "") -> nn.Module:
+    """The U-Net or transformer of a model.
 
     Raises:
-        UserError: as `load_parts`.
+        UserError: as `load_model`.
     """
-    from systolora.models.pipeline import load_parts
-
-    return load_parts(model).unet
+    trained: nn.Module = load_model(str(model), config=model_config).unet
+    return trained
 
 
 def _merged(source: Path, content: IntLoraFile, unet: nn.Module | None) -> dict[str, IntegerWeight]:
@@ -150,9 +156,3 @@ def _merged(source: Path, content: IntLoraFile, unet: nn.Module | None) -> dict[
     if weights is None:
         raise UserError(f"{source}: an adapter is merged with the weights that it was trained on: give --model")
     return merge_adapter(source, content, weights)
-
-
-def _load_pipeline(model: Path) -> Any:
-    from systolora.models.pipeline import load_pipeline
-
-    return load_pipeline(model)[0]

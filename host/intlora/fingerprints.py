@@ -23,7 +23,7 @@ COPY_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def frozen_weights(model: nn.Module, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-    """Copies of the float32 weights [out, in] of the named Linear layers, adapted or not.
+    """Copies of the float32 weights [out, in] of the named Linear and Conv2d layers, adapted or not.
 
     Raises:
         UserError: if the model lacks one, or peft has merged an adapter into it, or for a weight of which no integers can be made.
@@ -33,8 +33,10 @@ def frozen_weights(model: nn.Module, names: Iterable[str]) -> dict[str, NDArray[
     for name in names:
         module: Any = modules.get(name)
         base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-        if not isinstance(base, nn.Linear):
-            raise UserError(f"the model has no Linear layer {name!r}; give the --model that the file was made for")
+        if not isinstance(base, (nn.Linear, nn.Conv2d)):
+            raise UserError(
+                f"the model has no Linear or Conv2d layer {name!r}; give the --model that the file was made for"
+            )
         if getattr(module, "merged", False):
             raise UserError(f"layer {name!r}: peft has merged its adapter into the frozen weight; call unmerge() first")
         found[name] = frozen_array(name, base.weight)

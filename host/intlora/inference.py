@@ -1,4 +1,4 @@
-"""Inference from merged integers: Linear layers whose weight is integers only, multiplied on the array.
+"""Inference from merged integers: Linear and Conv2d layers whose weight is integers only, multiplied on the array.
 
 Integers beyond INT8 are split into digits of base 128, one GEMM pass each (`intlora_digits`); no value is rounded. Each pass's sum is
 exact in int32, is rounded once to float32, and the passes are added in float32 from the lowest digit on.
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from systolora.device import open_device
 from systolora.errors import UserError
+from systolora.offloading.peft_layers import static_reason
 from systolora.offloading.quantization import QuantizationConfig
 from systolora.offloading.session import Session
 from systolora.sim.functional.device import Device
@@ -24,14 +25,15 @@ from .engine import DeviceEngine, PlacedWeight
 from .file import read_file
 from .fingerprints import fitting_weights, frozen_weights
 from .merge import merged_weights
+from .patches import convolve
 from .rules import IntegerWeight
 from .targets import plain_model
 
 _ENGINE, _PLACED, _NAME = "systolora_engine", "systolora_placed", "systolora_name"
 
 
-class MergedLinear(nn.Linear):
-    """torch's Linear with an integer weight on the device, for inference; its float weight is left untouched and unused.
+class _MergedWeight:
+    """What the layers share: an integer weight on the device, for inference; the float weight is left untouched and unused.
 
     A copy (`copy.deepcopy`) shares the integers on the device.
     """
@@ -40,34 +42,57 @@ class MergedLinear(nn.Linear):
     systolora_placed: PlacedWeight
     systolora_name: str
 
+    def _checked(self, x: Tensor) -> Tensor:
+        """Raises RuntimeError if a gradient is asked for."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise RuntimeError(
+                f"layer {self.systolora_name!r} holds merged integers, which are for inference: use torch.no_grad()"
+            )
+        return x.detach()
+
+    def _multiply(self: Any, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        lead, (out, width) = x.shape[:-1], self.systolora_placed.weight.values.shape
+        if not lead.numel():
+            return x.new_zeros(*lead, out)
+        rows = x.reshape(lead.numel(), width)
+        y, _ = self.systolora_engine.forward(self.systolora_name, self.systolora_placed, rows, self.bias, False)
+        return y.reshape(*lead, out).to(x.dtype)
+
+    def _load_from_state_dict(self: Any, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}weight" in state_dict:
+            raise UserError(
+                f"layer {self.systolora_name!r} holds merged integers, which loaded weights would not change: call the handle's undo() "
+                "first"
+            )
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *args)
+
+
+class MergedLinear(_MergedWeight, nn.Linear):
+    """torch's Linear with an integer weight."""
+
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out].
 
         Raises:
             RuntimeError: if a gradient is asked for.
         """
-        if torch.is_grad_enabled() and input.requires_grad:
-            raise RuntimeError(
-                f"layer {self.systolora_name!r} holds merged integers, which are for inference: use torch.no_grad()"
-            )
-        return _multiply(self, input)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if f"{prefix}weight" in state_dict:
-            raise UserError(
-                f"layer {self.systolora_name!r} holds merged integers, which loaded weights would not change: call the handle's undo() "
-                "first"
-            )
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        return self._multiply(self._checked(input))
 
 
-def _multiply(layer: MergedLinear, x: Tensor) -> Tensor:
-    lead = x.shape[:-1]
-    if not lead.numel():
-        return x.new_zeros(*lead, layer.out_features)
-    rows = x.detach().reshape(lead.numel(), layer.in_features)
-    y, _ = layer.systolora_engine.forward(layer.systolora_name, layer.systolora_placed, rows, layer.bias, False)
-    return y.reshape(*lead, layer.out_features).to(x.dtype)
+class MergedConv2d(_MergedWeight, nn.Conv2d):
+    """torch's Conv2d with an integer weight, multiplied patch by patch."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in, height, width] to [..., out, height', width'].
+
+        Raises:
+            RuntimeError: if a gradient is asked for.
+        """
+        return convolve(self, self._checked(input), self._multiply)
+
+
+_CLASSES: dict[type, type] = {nn.Linear: MergedLinear, nn.Conv2d: MergedConv2d}
 
 
 class MergedHandle:
@@ -89,7 +114,7 @@ class MergedHandle:
             self.passes[name] = each.passes
             module = modules[name]
             module.__dict__.update({_ENGINE: self.engine, _PLACED: each, _NAME: name})
-            module.__class__ = MergedLinear
+            module.__class__ = _CLASSES[type(module)]
             self._modules.append(module)
 
     def report(self) -> str:
@@ -104,7 +129,7 @@ class MergedHandle:
     def undo(self) -> None:
         """Gives the model its own layers back; a second call does nothing."""
         for module in self._modules:
-            module.__class__ = nn.Linear
+            module.__class__ = nn.Linear if isinstance(module, MergedLinear) else nn.Conv2d
             for name in (_ENGINE, _PLACED, _NAME):
                 module.__dict__.pop(name, None)
         self._modules = []
@@ -116,10 +141,10 @@ class MergedHandle:
 def install_merged(
     model: nn.Module, weights: Mapping[str, IntegerWeight], device: Device | str = "emulator", wide: str = "exact"
 ) -> MergedHandle:
-    """Runs the named Linear layers of a model from merged integers.
+    """Runs the named layers of a model from merged integers.
 
     Args:
-        model: changed in place; the named layers are plain Linear ones of the weights' shapes.
+        model: changed in place; the named layers are plain Linear or Conv2d ones of the weights' shapes.
         device: an open device, or the name of a backend.
         wide: what to do about values beyond INT8: "exact" (several passes) or "refuse".
 
@@ -131,10 +156,14 @@ def install_merged(
     modules = dict(plain_model(model).named_modules())
     for name, weight in weights.items():
         module: Any = modules.get(name)
-        if isinstance(module, MergedLinear):
+        if isinstance(module, _MergedWeight):
             raise UserError(f"layer {name!r} holds merged integers already: call the first handle's undo() before")
-        if type(module) is not nn.Linear or tuple(module.weight.shape) != weight.values.shape:
-            raise UserError(f"the model has no plain Linear layer {name!r} of shape {list(weight.values.shape)}")
+        if type(module) not in _CLASSES or tuple(module.weight.flatten(1).shape) != weight.values.shape:
+            raise UserError(
+                f"the model has no plain Linear or Conv2d layer {name!r} of shape {list(weight.values.shape)}"
+            )
+        if reason := static_reason(module):
+            raise UserError(f"layer {name!r} cannot be run from merged integers: {reason}")
         count = count_wide(weight.values)
         if count and wide == "refuse":
             raise UserError(

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.lora.layer import Linear as LoraLinear
-from systolora.errors import UserError
 from systolora.offloading.quantization import QuantizationConfig, describe_transfers
 from systolora.offloading.session import Session
 from systolora.sim.functional.device import Device
@@ -17,58 +15,13 @@ from torch import Tensor, nn
 
 from .digits import count_wide
 from .engine import DeviceEngine, Engine, TorchEngine
-from .layer import IntegerLayer, RuleMaker, integer_linear
+from .layer import IntegerLayer, RuleMaker
+from .peft_layers import IntLoraConv2d, IntLoraLayer, IntLoraLinear, swap, swap_back
 from .rules import IntegerWeight, Rule, make_rule
 from .settings import IntLoraSettings
-from .targets import adapted_layers, frozen_array, require_savable, unheard
+from .targets import adapted_layers, frozen_array, require_savable
 
-LAYER_ATTRIBUTE = "systolora_layer"
-
-# torch.compile leaves the call as it is: a device cannot be traced.
-_run = torch.compiler.disable(integer_linear)
-
-
-class IntLoraLinear(LoraLinear):
-    """peft's adapted Linear whose weight, low-rank part included, is integers.
-
-    There is no `__init__`: existing layers get this class (`attach`). With the adapter disabled or merged by peft, peft's own forward
-    runs and is counted in `IntegerLayer.fallbacks`. A copy (`copy.deepcopy`) has integers of its own and shares the engine.
-    """
-
-    systolora_layer: IntegerLayer
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """[..., in] to [..., out]."""
-        active = [name for name in self.active_adapters if name in self.lora_A]
-        reason = ""
-        if self.disable_adapters or self.merged or len(active) != 1:
-            reason = "the adapter is disabled, merged, or not the only one"
-        elif args or any(value is not None for value in kwargs.values()):
-            reason = "called with extra arguments"
-        if reason:
-            self.systolora_layer.fallbacks[reason] += 1
-            return super().forward(x, *args, **kwargs)
-        down, up, scaling = self.factors(active[0])
-        return _run(self.integer_layer(), x, self.get_base_layer().bias, down, up, scaling)
-
-    def integer_layer(self) -> IntegerLayer:
-        """The integers of the frozen weight as it is now: made anew if other values were loaded since.
-
-        Raises:
-            UserError: if peft has merged the adapter into the weight, or something was asked of the inner layers that would not be done.
-        """
-        layer = self.systolora_layer
-        reason = "peft has merged its adapter into the weight; call unmerge()" if self.merged else unheard(self)
-        if reason:
-            raise UserError(f"intlora: layer {layer.name!r}: {reason}")
-        layer.follow(self.get_base_layer().weight)
-        return layer
-
-    def factors(self, name: str) -> tuple[Tensor, Tensor, float]:
-        """(down [rank, in], up [out, rank], scaling) of an adapter."""
-        down: Any = self.lora_A[name]
-        up: Any = self.lora_B[name]
-        return down.weight, up.weight, float(self.scaling[name])
+__all__ = ["IntLoraConv2d", "IntLoraHandle", "IntLoraLinear", "attach"]
 
 
 class IntLoraHandle:
@@ -86,17 +39,14 @@ class IntLoraHandle:
         self.refresh_every = refresh_every
         self.engine = engine
         self._step = 0
-        self.modules: dict[str, IntLoraLinear] = {}
+        self.modules: dict[str, IntLoraLayer] = {}
         found = adapted_layers(model)
         if settings is not None:
             require_savable(model, found)
         # All integers are made before the first layer is changed: a refusal leaves the model as it was.
-        weights = {name: frozen_array(name, _base(module).weight) for name, module in found.items()}
+        weights = {name: frozen_array(name, module.get_base_layer().weight) for name, module in found.items()}
         layers = {name: IntegerLayer(name, weight, make, engine) for name, weight in weights.items()}
-        for name, module in found.items():
-            module.__dict__[LAYER_ATTRIBUTE] = layers[name]
-            module.__class__ = IntLoraLinear
-            self.modules[name] = module  # type: ignore[assignment]
+        self.modules = {name: swap(module, layers[name]) for name, module in found.items()}
 
     @property
     def device_seconds(self) -> float:
@@ -178,13 +128,12 @@ class IntLoraHandle:
     def undo(self) -> None:
         """Gives the model peft's layers back and frees the device memory; a second call does nothing."""
         for module in self.modules.values():
-            module.__class__ = LoraLinear  # type: ignore[assignment]
-            module.__dict__.pop(LAYER_ATTRIBUTE, None)
+            swap_back(module)
         self.modules = {}
         self.engine.close()
 
     @staticmethod
-    def _factors(module: IntLoraLinear) -> tuple[Tensor, Tensor, float]:
+    def _factors(module: IntLoraLayer) -> tuple[Tensor, Tensor, float]:
         return module.factors(module.active_adapters[0])
 
 
@@ -222,7 +171,3 @@ def attach(
     except BaseException:
         engine.close()
         raise
-
-
-def _base(module: LoraLinear) -> Any:
-    return module.get_base_layer()

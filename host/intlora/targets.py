@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
+from peft.tuners.lora.layer import Conv2d as LoraConv2d
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -17,6 +18,9 @@ from systolora.offloading.peft_layers import static_reason
 from torch import Tensor, nn
 
 from .settings import LARGEST_WEIGHT
+
+AdaptedLayer = LoraLinear | LoraConv2d
+"""peft's layers that can have integers."""
 
 _NAMED = 3
 """Layers that a refusal names; of more it says how many."""
@@ -35,23 +39,23 @@ def plain_model(model: nn.Module) -> nn.Module:
             return model
 
 
-def adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:
+def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
     """The layers of a model with a LoRA adapter, by the name that they have in the plain model.
 
     Raises:
         UserError: if there is none, or one that integers cannot follow: nothing adapted is left out.
     """
-    found: dict[str, LoraLinear] = {}
+    found: dict[str, AdaptedLayer] = {}
     others: list[str] = []
     for name, module in plain_model(model).named_modules():
-        if isinstance(module, LoraLinear):
+        if isinstance(module, AdaptedLayer):
             found[name] = module
         elif isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
             others.append(f"{name!r} ({type(module).__name__})")
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         raise UserError(
-            f"intlora: integer weights are made for adapted Linear layers alone, but {', '.join(others[:_NAMED])}{more} "
+            f"intlora: integer weights are made for adapted Linear and Conv2d layers alone, but {', '.join(others[:_NAMED])}{more} "
             "are adapted too; leave them out of target_modules and modules_to_save"
         )
     if not found:
@@ -63,8 +67,8 @@ def adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:
     return found
 
 
-def _refused(module: LoraLinear) -> str:
-    if type(module) is not LoraLinear:
+def _refused(module: AdaptedLayer) -> str:
+    if type(module) not in (LoraLinear, LoraConv2d):
         return "it is offloaded already"
     if module.merged:
         return "peft has merged its adapter into the weight, which would count twice; call unmerge() first"
@@ -76,10 +80,10 @@ def _refused(module: LoraLinear) -> str:
         return "its adapter is a variant (DoRA and the like) or has a bias"
     if "forward" in module.__dict__:
         return "a forward of its own was put on it (by accelerate's hooks or the like), which would run in place of the integers"
-    return static_reason(module) or unheard(module)
+    return static_reason(module if isinstance(module, LoraLinear) else module.get_base_layer()) or unheard(module)
 
 
-def require_savable(model: nn.Module, layers: Mapping[str, LoraLinear]) -> None:
+def require_savable(model: nn.Module, layers: Mapping[str, AdaptedLayer]) -> None:
     """Raises UserError where an adapter file could not hold what would be trained: said before the training, not after it."""
     scalings = {float(module.scaling[name]) for module in layers.values() for name in module.active_adapters}
     if len(scalings) != 1:
@@ -104,7 +108,7 @@ def require_savable(model: nn.Module, layers: Mapping[str, LoraLinear]) -> None:
         )
 
 
-def unheard(module: LoraLinear) -> str:
+def unheard(module: AdaptedLayer) -> str:
     """What was asked of the modules inside an adapted layer that integers, which run in their place, do not do; "" if nothing.
 
     Their weights are read and multiplied elsewhere: their own forward is not called.
@@ -123,14 +127,14 @@ def unheard(module: LoraLinear) -> str:
 
 
 def frozen_array(name: str, weight: Tensor) -> NDArray[np.float32]:
-    """A copy of a frozen weight, float32 [out, in].
+    """A copy of a frozen weight, float32 [out, in]; of a convolution `in` is in kh kw.
 
     Raises:
         UserError: for a weight on the meta device, or one with values of which no integers can be made.
     """
     if weight.device.type == "meta":
         raise UserError(f"layer {name!r}: its weight is on the meta device, so it has no values; load the model first")
-    array = weight.detach().float().cpu().numpy().copy()
+    array = weight.detach().flatten(1).float().cpu().numpy().copy()
     bad = ~np.isfinite(array)
     if bad.any():
         row, column = (int(index[0]) for index in np.nonzero(bad))
@@ -148,4 +152,5 @@ def frozen_array(name: str, weight: Tensor) -> NDArray[np.float32]:
 
 def same_values(array: NDArray[np.float32], weight: Tensor) -> bool:
     """Whether a weight still has the values of an array that was copied from it."""
-    return tuple(weight.shape) == array.shape and torch.equal(torch.from_numpy(array), weight.detach().float().cpu())
+    matrix = weight.detach().flatten(1)
+    return tuple(matrix.shape) == array.shape and torch.equal(torch.from_numpy(array), matrix.float().cpu())

@@ -70,11 +70,15 @@ def objective_of(parts: PipelineParts, settings: TrainSettings) -> Objective | F
         UserError: for a model that predicts something else, or a setting that its kind of training has not.
     """
     predict = parts.family.predict
-    plain = TrainSettings()
+    plain, title = TrainSettings(), parts.family.layout.title
+    if settings.guidance != plain.guidance and not getattr(parts.unet.config, "guidance_embeds", False):
+        raise UserError(
+            f"--guidance {settings.guidance:g}: it is for distilled models that are told one (Flux dev), and this {title} is not; leave it out"
+        )
     if parts.family.flow:
         if settings.snr_gamma:
             raise UserError(
-                f"--snr-gamma {settings.snr_gamma:g}: {parts.family.layout.title} is trained by flow matching, which has no such weight; "
+                f"--snr-gamma {settings.snr_gamma:g}: {title} is trained by flow matching, which has no such weight; "
                 "leave it out (--flow-weighting has others)"
             )
         return FlowObjective(parts.noise, predict, settings.flow_density, settings.flow_weighting)
@@ -82,6 +86,6 @@ def objective_of(parts: PipelineParts, settings: TrainSettings) -> Objective | F
         if getattr(settings, name) != getattr(plain, name):
             raise UserError(
                 f"{option_name(name)} {getattr(settings, name)}: it is for models that are trained by flow matching, and this is a "
-                f"{parts.family.layout.title}; leave it out"
+                f"{title}; leave it out"
             )
     return Objective(parts.noise, settings.snr_gamma, predict)

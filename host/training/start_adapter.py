@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,23 +76,20 @@ def _check_layers(option: str, layers: dict[str, LoraLayer], modules: dict[str, 
 
 
 def _check_rank(option: str, layers: dict[str, LoraLayer], settings: TrainSettings) -> None:
-    """One rank and one alpha, those of the run."""
+    """One rank and one alpha, those of the run. Under rslora an alpha means what it does times sqrt(rank) in plain LoRA."""
+    unit = math.sqrt(settings.rank) if settings.rslora else 1.0
     for what, theirs, ours in (
         ("rank", {float(layer.rank) for layer in layers.values()}, float(settings.rank)),
-        ("alpha", {layer.alpha for layer in layers.values()}, settings.lora_alpha),
+        ("alpha", {layer.alpha / unit for layer in layers.values()}, settings.lora_alpha),
     ):
         if len(theirs) > 1:
             raise UserError(
                 f"{option}: its layers have several values of {what}, {', '.join(f'{v:g}' for v in sorted(theirs))}"
             )
-        if theirs != {ours}:
-            raise UserError(
-                f"{option}: its {what} is {theirs.pop():g}, that of this run {ours:g}; give --{what} {_only(layers, what)}"
-            )
-
-
-def _only(layers: dict[str, LoraLayer], what: str) -> str:
-    return f"{getattr(next(iter(layers.values())), what):.17g}"
+        (only,) = theirs
+        # Files for other programs hold rslora's product with sqrt(rank), in float32.
+        if not math.isclose(only, ours, rel_tol=1e-6 if settings.rslora else 0):
+            raise UserError(f"{option}: its {what} is {only:g}, that of this run {ours:g}; give --{what} {only:.17g}")
 
 
 def _fill(option: str, name: str, module: Any, layer: LoraLayer) -> None:

@@ -61,7 +61,7 @@ train --rounding up                              | --rounding 'up'
 train --method dora                              | --method 'dora'
 train --intlora-ratio x                          | --intlora-ratio 'x'
 train --method intlora-mul --remedies x          | there is no 'x'
-train --method intlora-mul --targets all         | goes with --targets kv or attention
+train --method intlora-mul --targets all --adapt kv | leave --targets out
 train --board nowhere                            | no board 'nowhere'
 train --emulated-board kv260                     | goes with --backend board
 train --backend board --emulated-board kv260 --board zcu104 | they name two arrays

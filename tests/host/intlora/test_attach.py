@@ -28,13 +28,14 @@ FOUR = IntLoraSettings("mul", 4)
 X = torch.randn(5, 48, generator=torch.Generator().manual_seed(3))
 
 
-class Convolutions(nn.Module):
-    """A Linear and two convolutions, all adapted."""
+class Others(nn.Module):
+    """A Linear, and layers that can have no integers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.to_k = nn.Linear(8, 8)
-        self.conv1, self.conv2 = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1)
+        self.words, self.line = nn.Embedding(4, 8), nn.Conv1d(4, 4, 1)
+        self.grouped, self.spread = nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2)
 
 
 def adapted(model: nn.Module, *targets: str, **options: object) -> nn.Module:
@@ -52,13 +53,17 @@ def merged_path(folder: Path, model: nn.Module) -> Path:
     return write_file(folder / "merged", merged_file(adapter, merge_adapter(folder / "adapter", adapter, weights)))
 
 
-def test_adapted_convolutions_are_named_not_dropped() -> None:
-    model = adapted(Convolutions(), "to_k", "conv1", "conv2")
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd")
+def test_adapted_layers_that_can_have_no_integers_are_named_not_dropped() -> None:
+    model = adapted(Others(), "to_k", "words", "line")
     with pytest.raises(
-        UserError, match=r"Linear layers alone, but 'conv1' \(Conv2d\), 'conv2' \(Conv2d\) are adapted too"
+        UserError, match=r"Linear and Conv2d layers alone, but 'words' \(Embedding\), 'line' \(Conv1d\) are adapted too"
     ):
         attach(model, FOUR)
     assert type(model.to_k) is LoraLinear
+    for name, reason in (("grouped", "groups"), ("spread", "dilation")):
+        with pytest.raises(UserError, match=f"layer '{name}' cannot have integer weights: .*{reason}"):
+            attach(adapted(Others(), "to_k", name), FOUR)
     with pytest.raises(UserError, match=r"'to_k' \(ModulesToSaveWrapper\) are adapted too"):
         attach(get_peft_model(SmallModel(), LoraConfig(target_modules=["to_v"], modules_to_save=["to_k"])), FOUR)
 

@@ -105,8 +105,8 @@ def test_mistakes_get_one_line(run: TrainSettings, tmp_path: Path) -> None:
         check_settings(replace(run, remedies="zero"))
     with pytest.raises(UserError, match="ratio = 'max': allowed are range, variance"):
         check_settings(replace(run, intlora_ratio="max"))
-    with pytest.raises(UserError, match="--method intlora-mul goes with --targets kv or attention"):
-        check_settings(replace(run, targets="linear"))
+    with pytest.raises(UserError, match="--targets linear with --adapt kv: .* no others; leave --targets out"):
+        check_settings(replace(run, targets="linear", adapt="kv"))
 
 
 @pytest.mark.parametrize(

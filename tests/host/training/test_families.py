@@ -312,3 +312,12 @@ def test_text_encoders_of_another_model_are_refused_by_the_width_of_pooled_text(
     components[encoder] = SimpleNamespace(config=config)
     with pytest.raises(UserError, match="of different models"):
         check_fit("--model x:", parts.family.layout, components)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux-schnell"])
+def test_guidance_is_refused_by_models_that_are_told_none(
+    name: str, folders: dict[str, Path], pictures: Path, tmp_path: Path
+) -> None:
+    settings = replace(settings_for(folders[name], pictures, tmp_path / "run"), guidance=2.0)
+    with pytest.raises(UserError, match=r"--guidance 2: it is for distilled models .* is not; leave it out"):
+        train(settings)

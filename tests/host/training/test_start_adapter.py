@@ -123,3 +123,26 @@ def test_an_adapter_with_other_layers_is_refused(
 def test_integer_methods_begin_with_no_lora(started: TrainSettings) -> None:
     with pytest.raises(UserError, match="--init-from goes with --method lora"):
         check_settings(replace(started, method="intlora-mul", init_from="x"))
+
+
+def test_an_rslora_adapter_keeps_its_scaling_under_any_names(
+    small: TrainSettings, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    """Programs that know no rslora get alpha times sqrt(rank), whose ratio to the rank is rslora's scaling."""
+    settings = replace(small, rank=3, alpha=6.0, rslora=True, steps=2, output=str(tmp_path / "other"))
+    own = run(make_trainer(settings))
+    kohya, again = tmp_path / "kohya.safetensors", tmp_path / "again.safetensors"
+    convert_adapter(own, "kohya", kohya)
+    convert_adapter(kohya, "diffusers", again)
+    (alpha,) = {float(value) for name, value in load_file(kohya).items() if name.endswith(".alpha")}
+    assert alpha == pytest.approx(6 * 3**0.5, rel=1e-7)
+    for index, path in enumerate((own, kohya, again)):
+        trainer = make_trainer(replace(settings, init_from=str(path), output=str(tmp_path / f"run-{index}")))
+        (scaling,) = {module.scaling["default"] for module in trainer.unet.modules() if hasattr(module, "scaling")}
+        assert scaling == pytest.approx(6 / 3**0.5)
+        trainer.close()
+        with pytest.raises(UserError, match=r"its alpha is 10.3923, that of this run 6; give --alpha 10.39230484"):
+            make_trainer(replace(settings, rslora=False, init_from=str(path), output=str(tmp_path / "plain")))
+    plain = run(make_trainer(replace(settings, rslora=False, output=str(tmp_path / "lora"))))
+    with pytest.raises(UserError, match=r"its alpha is 3.4641, that of this run 6; give --alpha 3.46410"):
+        make_trainer(replace(settings, init_from=str(plain), output=str(tmp_path / "stabilized")))
