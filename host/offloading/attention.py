@@ -93,11 +93,11 @@ def _by_token(x: Tensor) -> Tensor:
 
 
 def softmax_gradient(p: Tensor, grad_p: Tensor) -> Tensor:
-    """The gradient of the scores, p (grad_p - sum(grad_p p)); all [..., queries, keys], of one type.
+    """The gradient of the scores, p (grad_p - sum(grad_p p)), in grad_p's type; all [..., queries, keys].
 
     By the kernel of torch's own softmax: one pass over the rows, each row by one thread, so the bits are the same for any number of them.
     """
-    gradient: Tensor = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
+    gradient: Tensor = torch._softmax_backward_data(grad_p, p.to(grad_p.dtype), -1, grad_p.dtype)
     return gradient
 
 
