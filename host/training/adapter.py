@@ -134,7 +134,7 @@ def save_adapter(
         raise UserError("the adapter is still all zero after training: raise --learning-rate or --steps")
     if layout.keeps_peft and name == ADAPTER_FILE:
         _save_peft(model, folder, settings)
-    return _write(folder / name, tensors, _header({layout.trained: model, **text}, settings))
+    return write_tensors(folder / name, tensors, _header({layout.trained: model, **text}, settings))
 
 
 def _save_peft(model: nn.Module, folder: Path, settings: TrainSettings) -> None:
@@ -145,10 +145,11 @@ def _save_peft(model: nn.Module, folder: Path, settings: TrainSettings) -> None:
     path.parent.mkdir(exist_ok=True)
     config = json.dumps(_peft_config(model), sort_keys=True, indent=2, default=str)
     write_atomically(path.parent / _PEFT_CONFIG, config.encode())
-    _write(path, tensors, _header({}, settings))
+    write_tensors(path, tensors, _header({}, settings))
 
 
-def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> Path:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> Path:
+    """Writes tensors in float32 in one step, and reads their names back."""
     plain = {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(plain, metadata=header))
     with safe_open(str(path), framework="pt") as file:
@@ -170,8 +171,13 @@ def _header(models: Mapping[str, nn.Module], settings: TrainSettings) -> dict[st
     return {
         "format": "pt",
         "lora_adapter_metadata": json.dumps(peft, sort_keys=True, default=str),
-        SETTINGS_KEY: json.dumps(public_settings(settings), sort_keys=True),
+        **settings_header(settings),
     }
+
+
+def settings_header(settings: TrainSettings) -> dict[str, str]:
+    """The settings, by which a run knows a file as one of its kind."""
+    return {SETTINGS_KEY: json.dumps(public_settings(settings), sort_keys=True)}
 
 
 def public_settings(settings: TrainSettings) -> dict[str, Any]:

@@ -19,10 +19,14 @@ from systolora.outputs import try_writing
 
 from .adapter import ADAPTER_FILE, AVERAGE_FILE, INTLORA_FILE, PEFT_FILE, SETTINGS_KEY
 from .checkpoint import FOLDER, list_checkpoints, refuse_old
+from .modifier import TOKEN_FILES
 from .run_page import PAGE_FILE, PAGE_MARK
 from .run_record import LOCK_FILE, LOG_FILE, RUN_FILE, SETTINGS_FILE, read_run
 
-_MARKS = {ADAPTER_FILE: SETTINGS_KEY, AVERAGE_FILE: SETTINGS_KEY, PEFT_FILE: SETTINGS_KEY, INTLORA_FILE: HEADER_KEY}
+_MARKS = {
+    **dict.fromkeys((ADAPTER_FILE, AVERAGE_FILE, PEFT_FILE, *TOKEN_FILES.values()), SETTINGS_KEY),
+    INTLORA_FILE: HEADER_KEY,
+}
 """Files that a run puts in place, and the entry of their headers by which ours are known."""
 
 ADAPTERS = "adapters"

@@ -35,6 +35,7 @@ from .patterns import split_patterns
 from .prior_settings import PriorSettings
 from .run_settings import RUN_NAMES, RunSettings
 from .settings_file import load_settings_file
+from .token_settings import TokenSettings
 
 _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
     "Adapter",
@@ -50,7 +51,7 @@ _MOST_STEPS = 10**9
 
 
 @dataclass(frozen=True)
-class TrainSettings(DataSettings, RunSettings, PriorSettings, OptimizerSettings, FlowSettings):
+class TrainSettings(DataSettings, RunSettings, PriorSettings, TokenSettings, OptimizerSettings, FlowSettings):
     """Settings of one fine-tuning run; each is an option of `systolora train` and a key of its YAML file."""
 
     model: str = setting(
@@ -87,7 +88,7 @@ class TrainSettings(DataSettings, RunSettings, PriorSettings, OptimizerSettings,
     adapt: str = setting(
         "",
         "layers that get an adapter: kv, attention, linear, all (convolutions too), or patterns of names between commas, or re:REGEX; "
-        "empty means kv for targets kv, else attention",
+        "empty means kv for targets kv, else attention (IntLoRA: as targets)",
         group=_ADAPTER,
     )
     rslora: bool = setting(False, "scaling is alpha / sqrt(rank) (rank-stabilized LoRA)", group=_ADAPTER)
@@ -206,7 +207,9 @@ class TrainSettings(DataSettings, RunSettings, PriorSettings, OptimizerSettings,
 
     @property
     def adapted(self) -> str:
-        """Which layers get an adapter: `adapt`, or what goes with `targets`."""
+        """Which layers get an adapter: `adapt`, or what goes with `targets`; IntLoRA's integers are of all of them."""
+        if self.method in INTLORA_METHODS:
+            return self.adapt or self.targets
         return adapted_by(self.targets, self.adapt)
 
     @property
@@ -272,11 +275,20 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         board_config(settings.board)
     if settings.emulated_board:
         _check_emulated(settings)
-    if settings.method != "lora" and settings.targets in ("linear", "all"):
-        raise UserError(f"--method {settings.method} goes with --targets kv or attention")
-    for name in ("rslora", "train_text_encoder", "init_from"):
+    if settings.method != "lora" and settings.targets in ("linear", "all") and settings.adapted != settings.targets:
+        raise UserError(
+            f"--targets {settings.targets} with --adapt {settings.adapt}: --method {settings.method} runs the adapted layers on the "
+            "device and no others; leave --targets out"
+        )
+    for name in ("rslora", "train_text_encoder", "init_from", "modifier_token"):
         if settings.method != "lora" and getattr(settings, name):
             raise UserError(f"{option_name(name)} goes with --method lora, not {settings.method}")
+    if settings.initializer_token != TrainSettings.initializer_token and not settings.modifier_token:
+        raise UserError(
+            f"--initializer-token {settings.initializer_token}: it goes with --modifier-token, which is missing"
+        )
+    if settings.modifier_token and settings.ema:
+        raise UserError("--ema with --modifier-token: the mean of an embedding is not kept; leave one out")
     if not settings.class_prompt:
         for name in ("class_data", "class_images", "class_steps", "prior_weight"):
             if getattr(settings, name) != getattr(TrainSettings(), name):

@@ -28,6 +28,7 @@ from .device import offload_for, open_device_for
 from .flow import objective_of
 from .folder import rescue
 from .interrupts import StopFlag, Stopped, signal_name
+from .modifier import add_token
 from .objective import finite
 from .optimization import NotFiniteError, Optimization
 from .parallel import Processes
@@ -99,6 +100,7 @@ class Trainer:
             torch.set_num_threads(settings.threads)
         self.parts = parts or load_model(settings.model, settings.variant, settings.model_config)
         self.objective = objective_of(self.parts, settings)
+        self.token = add_token(self.parts, settings) if settings.modifier_token else None
         self.data: EncodedPictures = encode_data(self.parts, settings, on_picture)
         notes = [*self.parts.notes, *self.data.notes]
         if settings.class_prompt and self.processes.first:
@@ -114,12 +116,15 @@ class Trainer:
         self.text = add_text_adapters(self.parts, settings) if settings.train_text_encoder else {}
         if settings.init_from:
             start_from({self.parts.family.layout.trained: self.unet, **self.text}, settings)
+        if self.token:
+            self.token.train(self.data.captions)
         if settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         for model in (self.unet, *self.text.values()):
             model.train()
         self.handle = self._offload() if settings.precision == "int8" or settings.method != "lora" else None
-        self.optimization = Optimization(self.unet, settings, self.text)
+        encoders = {**(self.token.encoders if self.token else {}), **self.text}
+        self.optimization = Optimization(self.unet, settings, encoders)
         self.notes += self.optimization.notes
         self.start = self._restore()
         if self.processes.first:
@@ -282,7 +287,7 @@ class Trainer:
         """Of this process's share of a micro-batch."""
         batch = batch.part(self.processes.rank, self.processes.world)
         with torch.autocast(self.parameters[0].device.type, torch.bfloat16, self.settings.mixed_precision == "bf16"):
-            return self.objective.loss(self.unet, batch.encoded_anew(self.parts) if self.text else batch)
+            return self.objective.loss(self.unet, batch.encoded_anew(self.parts) if self.text or self.token else batch)
 
     def checkpoint(self, step: int) -> None:
         """Writes the state after `step` steps.
@@ -319,7 +324,10 @@ class Trainer:
             if self.optimization.average:
                 with self.optimization.average.in_place():
                     save_adapter(self.unet, folder, self.settings, layout, self.text, AVERAGE_FILE)
-            return save_adapter(self.unet, folder, self.settings, layout, self.text)
+            path = save_adapter(self.unet, folder, self.settings, layout, self.text)
+            if self.token:
+                self.token.save(folder, self.settings)
+            return path
         from .integers import save_integers
 
         return save_integers(self.unet, self.handle, folder)
