@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from .settings import LARGEST_WEIGHT
 
-AdaptedLayer = LoraLinear | LoraConv2d
+AdaptedLayer: TypeAlias = Any
+"""One of `_KINDS`; peft's classes are not typed."""
+_KINDS = (LoraLinear, LoraConv2d)
 """peft's layers that can have integers."""
 
 _NAMED = 3
@@ -48,7 +50,7 @@ def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
     found: dict[str, AdaptedLayer] = {}
     others: list[str] = []
     for name, module in plain_model(model).named_modules():
-        if isinstance(module, AdaptedLayer):
+        if isinstance(module, _KINDS):
             found[name] = module
         elif isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
             others.append(f"{name!r} ({type(module).__name__})")
