@@ -81,7 +81,7 @@ def launch(
         str, typer.Argument(metavar="SCRIPT", help="Python script to run, or with -m the name of a module.")
     ],
     args: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGS]...", help="Its arguments, passed on as they are.")
+        list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments, passed on as they are.")
     ] = None,
     module: Annotated[
         bool, typer.Option("-m", "--module", help="SCRIPT is a module's name, as for python -m.", show_default=False)

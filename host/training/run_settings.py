@@ -39,7 +39,7 @@ class RunSettings:
     )
     report_to: str = setting(
         "tensorboard",
-        "trackers, of those that accelerate knows, with commas between them: tensorboard, wandb, mlflow, aim, ...; or none",
+        "trackers, of those that accelerate knows, with commas between them: tensorboard, wandb, mlflow, aim and others; or none",
         group=_SEEN,
     )
 

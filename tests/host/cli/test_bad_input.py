@@ -70,6 +70,9 @@ train --model [/x] --output [x]                  | --model [/x]: there is no suc
 train --model file                               | file
 train extra                                      | extra
 train --data nowhere                             | nowhere
+runs nowhere                                     | nowhere: there is no such folder
+launch nowhere.py                                | nowhere.py
+convert nowhere.safetensors --to kohya --out out.safetensors | nowhere.safetensors: there is no such file
 demo --out foreign                               | --out foreign: the folder is not empty: it holds files that 'systolora demo' did not make
 demo --out .                                     | --out .: the folder is not empty
 demo --out file                                  | --out file: it is a file; give a folder
