@@ -108,6 +108,24 @@ class Processes:
             raise own
         raise ToldElsewhere("another process of the run tells what is wrong")
 
+    def check_batch(self, batch: int) -> None:
+        """Refuses a batch that cannot be shared.
+
+        Raises:
+            UserError: if it does not divide by the number of processes.
+        """
+        if batch % self.world:
+            raise UserError(f"--batch {batch}: it must divide by the number of processes, {self.world}")
+
+    def change_notes(self, before: int) -> list[str]:
+        """What is said of a checkpoint by `before` processes, if that is another number."""
+        if before == self.world:
+            return []
+        return [
+            f"--resume: the checkpoint is of a run with {before} process{'es' if before > 1 else ''}, this one has "
+            f"{self.world}: pictures and noise are the same, the last bits are not"
+        ]
+
 
 def _reduce(tensor: Tensor, largest: bool = False) -> None:
     operation = torch.distributed.ReduceOp

@@ -90,10 +90,7 @@ class Trainer:
 
     def _load(self, parts: PipelineParts | None, on_picture: Callable[[int, int], None] | None) -> None:
         settings = self.settings
-        if settings.batch % self.processes.world:
-            raise UserError(
-                f"--batch {settings.batch}: it must divide by the number of processes, {self.processes.world}"
-            )
+        self.processes.check_batch(settings.batch)
         if self.processes.first:
             self.records.open_folder()
         if settings.threads:
@@ -309,11 +306,7 @@ class Trainer:
         losses, state, world = found
         self.optimization.put(state, self.handle)
         self.losses = losses
-        if world != self.processes.world:
-            self.notes.append(
-                f"--resume: the checkpoint is of a run with {world} process{'es' if world > 1 else ''}, this one has "
-                f"{self.processes.world}: pictures and noise are the same, the last bits are not"
-            )
+        self.notes += self.processes.change_notes(world)
         self.notes += [f"going on after step {len(losses)} of {self.settings.steps}", *self.records.changes()]
         return len(losses)
 
