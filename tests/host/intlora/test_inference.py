@@ -111,7 +111,7 @@ def test_refusals(tmp_path: Path) -> None:
         load_merged(small_model(adapted=False), path, wide="clip")
     with pytest.raises(UserError, match="but this model has"):
         load_merged(small_model(1, adapted=False), path)
-    with pytest.raises(UserError, match="no plain Linear layer 'to_z'"):
+    with pytest.raises(UserError, match="no plain Linear or Conv2d layer 'to_z'"):
         install_merged(small_model(), {"to_z": IntegerWeight(np.zeros((2, 2), np.int32), np.ones(2, np.float32))})
     model = small_model(adapted=False)
     handle = load_merged(model, path)
