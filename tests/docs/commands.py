@@ -52,12 +52,12 @@ def find_code() -> list[tuple[str, str]]:
     return found
 
 
-def find_block(page: str, first: str) -> str:
-    """The code block of a page that begins with a line: a file that a reader is shown."""
+def find_block(page: str, first: str, blank: bool = False) -> str:
+    """The code block of a page that begins with a line: a file that a reader is shown. `blank`: empty lines do not end it."""
     lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
     begin = lines.index(f"    {first}")
-    block = itertools.takewhile(lambda line: line.startswith("    "), lines[begin:])
-    return "".join(f"{line[4:]}\n" for line in block)
+    block = itertools.takewhile(lambda line: line.startswith("    ") or (blank and not line), lines[begin:])
+    return "".join(f"{line[4:]}\n" for line in block).rstrip("\n") + "\n"
 
 
 def find_printed(page: str) -> list[tuple[str, list[str]]]:

@@ -101,9 +101,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (pictures / f"{index}.txt").write_text("a big red star")
     for name, first in (("layers.csv", "name,m,n,k,count,flags"), ("energy.yaml", "name: my 22 nm library")):
         (place / name).write_text(find_block("simulate.md", first))
-    (place / "my_training.py").write_text(find_block("launch.md", "import argparse"))
+    (place / "my_training.py").write_text(find_block("launch.md", "import argparse", blank=True))
     for name, first in (("draw.py", "from pathlib import Path"), ("use.py", "import torch")):
-        (place / name).write_text(find_block("tutorial.md", first))
+        (place / name).write_text(find_block("tutorial.md", first, blank=True))
     (place / "host").symlink_to(ROOT / "host")
     return place
 
