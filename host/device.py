@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from systolora.errors import UserError
 from systolora.hls.config import ArrayConfig, board_config
 from systolora.libraries import install_advice
 from systolora.sim.functional.device import Device
@@ -23,6 +24,34 @@ BACKENDS: dict[str, tuple[str, str, str]] = {
 
 class BackendError(RuntimeError):
     """A backend that does not exist or is not installed; the text says how to get it."""
+
+
+def check_emulated_board(backend: str, board: str, emulated_board: str) -> None:
+    """Holds the options that name an accelerator against each other, before anything is opened; "" is one that was not given.
+
+    Raises:
+        UserError: for an emulated board with another backend, or beside the preset of another array.
+        ConfigError: for a preset that there is not.
+    """
+    if not emulated_board:
+        return
+    emulated = board_config(emulated_board)
+    if backend != "board":
+        raise UserError(f"--emulated-board {emulated_board} goes with --backend board, not {backend}")
+    if board and board_config(board) != emulated:
+        raise UserError(
+            f"--emulated-board {emulated_board} with --board {board}: they name two arrays; leave --board out"
+        )
+
+
+def open_preset(backend: str, board: str, emulated_board: str) -> Device:
+    """Opens the device that a backend, a board's preset and an emulated board name; "" is one that was not given.
+
+    Raises:
+        BackendError: as `open_device`.
+        ConfigError: for a preset that there is not.
+    """
+    return open_device(backend, board_config(board) if board else None, emulated_board=emulated_board)
 
 
 def open_device(

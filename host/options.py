@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 from systolora.errors import UserError
 
 _Settings = TypeVar("_Settings")
+MOST_STEPS = 10**9
+"""Of anything that a run counts in steps."""
+
 LARGEST_SEED = 2**32 - 1
 """What every random generator below takes."""
 

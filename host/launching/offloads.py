@@ -6,9 +6,8 @@ import sys
 import weakref
 from typing import Any
 
-from systolora.device import open_device
+from systolora.device import open_preset
 from systolora.errors import describe_error, printable
-from systolora.hls.config import board_config
 from systolora.offloading.model import OffloadHandle, offload
 from systolora.offloading.peft_layers import is_offloaded
 from systolora.offloading.quantization import FOLLOW_MODEL, quantization_for
@@ -75,8 +74,7 @@ class Offloads:
         if self._device is None:
             settings = self._settings
             try:
-                config = board_config(settings.board) if settings.board else None
-                self._device = open_device(settings.backend, config, emulated_board=settings.emulated_board)
+                self._device = open_preset(settings.backend, settings.board, settings.emulated_board)
             except Exception as error:
                 text = describe_error(error)
                 if text is None:

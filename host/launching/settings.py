@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from systolora.device import BACKENDS
-from systolora.errors import UserError
+from systolora.device import BACKENDS, check_emulated_board
 from systolora.hls.config import board_config
 from systolora.offloading.target_names import ATTENTION_PRODUCTS_HELP, TARGETS
 from systolora.options import LARGEST_SEED, check_rules, merge_settings, setting
@@ -55,14 +54,5 @@ def launch_settings(given: Mapping[str, Any]) -> LaunchSettings:
     check_rules(settings)
     if settings.board:
         board_config(settings.board)
-    if settings.emulated_board:
-        emulated = board_config(settings.emulated_board)
-        if settings.backend != "board":
-            raise UserError(
-                f"--emulated-board {settings.emulated_board} goes with --backend board, not {settings.backend}"
-            )
-        if settings.board and board_config(settings.board) != emulated:
-            raise UserError(
-                f"--emulated-board {settings.emulated_board} with --board {settings.board}: they name two arrays; leave --board out"
-            )
+    check_emulated_board(settings.backend, settings.board, settings.emulated_board)
     return settings

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from systolora.device import open_device
-from systolora.hls.config import board_config
+from systolora.device import open_preset
 from systolora.offloading.model import offload
 from systolora.offloading.quantization import quantization_for
 from systolora.sim.functional.device import Device
@@ -21,8 +20,7 @@ def open_device_for(settings: TrainSettings) -> Device:
         BackendError: if its backend is not installed.
         ConfigError: if there is no preset of that board.
     """
-    config = board_config(settings.board) if settings.board else None
-    return open_device(settings.backend, config, emulated_board=settings.emulated_board)
+    return open_preset(settings.backend, settings.board, settings.emulated_board)
 
 
 def offload_for(model: nn.Module, settings: TrainSettings, device: Device | None, seed: int) -> Any:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from systolora.options import setting
+from systolora.options import MOST_STEPS, setting
 
 from .optimizers import OPTIMIZERS
 
 _STEPS = "Training"
 """Heading of the help."""
-
-_MOST_STEPS = 10**9
 
 
 @dataclass(frozen=True)
@@ -24,9 +22,9 @@ class OptimizerSettings:
         group=_STEPS,
         choices=("constant", "linear", "cosine", "constant_with_warmup", "cosine_with_restarts", "polynomial"),
     )
-    schedule_cycles: int = setting(1, "times that cosine_with_restarts falls", group=_STEPS, above=0, most=_MOST_STEPS)
+    schedule_cycles: int = setting(1, "times that cosine_with_restarts falls", group=_STEPS, above=0, most=MOST_STEPS)
     schedule_power: float = setting(1.0, "exponent of the polynomial schedule", group=_STEPS, above=0, most=100)
-    warmup: int = setting(0, "steps of linear warm-up", group=_STEPS, least=0, most=_MOST_STEPS)
+    warmup: int = setting(0, "steps of linear warm-up", group=_STEPS, least=0, most=MOST_STEPS)
     optimizer: str = setting(
         "adamw",
         "what takes the steps (8-bit ones need bitsandbytes, lion lion-pytorch, prodigy prodigyopt)",

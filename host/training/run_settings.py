@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from systolora.options import LARGEST_SEED, setting
+from systolora.options import LARGEST_SEED, MOST_STEPS, setting
 
 _RUN, _SEEN = "Run and checkpoints", "Seen while it runs"
 """Headings of the help."""
-
-_MOST_STEPS = 10**9
 
 
 @dataclass(frozen=True)
@@ -24,13 +22,13 @@ class RunSettings:
         "steps between adapters that are kept in OUTPUT/adapters, each to be used as the last one; 0 keeps none",
         group=_RUN,
         least=0,
-        most=_MOST_STEPS,
+        most=MOST_STEPS,
     )
     validation_prompt: str = setting(
         "", "what the validation pictures show; several prompts with | between them", group=_SEEN
     )
     validation_every: int = setting(
-        100, "steps between validation pictures, which also begin and end a run", group=_SEEN, above=0, most=_MOST_STEPS
+        100, "steps between validation pictures, which also begin and end a run", group=_SEEN, above=0, most=MOST_STEPS
     )
     validation_seed: int = setting(0, "of the validation pictures' noise", group=_SEEN, least=0, most=LARGEST_SEED)
     validation_denoising: int = setting(25, "denoising steps of a validation picture", group=_SEEN, above=0, most=1000)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from systolora.device import check_emulated_board
 from systolora.errors import UserError
 from systolora.hls.config import board_config
 from systolora.intlora.settings import (
@@ -24,7 +25,7 @@ from systolora.offloading.target_names import (
     TRANSFER_TYPES,
     adapted_by,
 )
-from systolora.options import LARGEST_SEED, check_rules, merge_settings, option_name, setting
+from systolora.options import LARGEST_SEED, MOST_STEPS, check_rules, merge_settings, option_name, setting
 
 from .data_settings import DATA as _DATA
 from .data_settings import DataSettings
@@ -47,7 +48,6 @@ _ADAPTER, _STEPS, _DEVICE, _INTEGERS, _RUN = (
 """Headings of the help."""
 
 INTLORA_METHODS = ("intlora-mul", "intlora-shift")
-_MOST_STEPS = 10**9
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class TrainSettings(DataSettings, RunSettings, PriorSettings, TokenSettings, Opt
         0.0, "share of the inputs that the adapter does not see in training", group=_ADAPTER, least=0, most=0.95
     )
     attention_products: bool = setting(False, ATTENTION_PRODUCTS_HELP, group=_ADAPTER)
-    steps: int = setting(1000, "optimizer steps", group=_STEPS, above=0, most=_MOST_STEPS)
+    steps: int = setting(1000, "optimizer steps", group=_STEPS, above=0, most=MOST_STEPS)
     batch: int = setting(1, "pictures per micro-batch, over all processes", group=_STEPS, above=0, most=65_536)
     accumulation: int = setting(1, "micro-batches per optimizer step", group=_STEPS, above=0, most=1_000_000)
     learning_rate: float = setting(1e-4, "peak learning rate", group=_STEPS, above=0, most=1000)
@@ -183,7 +183,7 @@ class TrainSettings(DataSettings, RunSettings, PriorSettings, TokenSettings, Opt
     intlora_exponent: float = setting(1.5, "exponent of variance matching", group=_INTEGERS, least=0, most=16)
     intlora_symmetric: bool = setting(False, "frozen weights without zero point", group=_INTEGERS)
     intlora_refresh: int = setting(
-        0, "steps after which its quantizers are searched anew; 0 never", group=_INTEGERS, least=0, most=_MOST_STEPS
+        0, "steps after which its quantizers are searched anew; 0 never", group=_INTEGERS, least=0, most=MOST_STEPS
     )
     intlora_headroom: float = setting(
         0.0,
@@ -194,7 +194,7 @@ class TrainSettings(DataSettings, RunSettings, PriorSettings, TokenSettings, Opt
     )
     gradient_checkpointing: bool = setting(False, "keep fewer activations, compute them twice", group=_RUN)
     checkpoint_every: int = setting(
-        500, "steps between checkpoints; 0 turns them off", group=_RUN, least=0, most=_MOST_STEPS
+        500, "steps between checkpoints; 0 turns them off", group=_RUN, least=0, most=MOST_STEPS
     )
     keep_checkpoints: int = setting(2, "how many of the newest checkpoints stay", group=_RUN, above=0, most=1_000_000)
     resume: bool = setting(False, "go on from the newest checkpoint in the output folder", group=_RUN)
@@ -273,8 +273,7 @@ def check_settings(settings: TrainSettings) -> TrainSettings:
         split_patterns(settings.adapt)
     if settings.board:
         board_config(settings.board)
-    if settings.emulated_board:
-        _check_emulated(settings)
+    check_emulated_board(settings.backend, settings.board, settings.emulated_board)
     if settings.method != "lora" and settings.targets in ("linear", "all") and settings.adapted != settings.targets:
         raise UserError(
             f"--targets {settings.targets} with --adapt {settings.adapt}: --method {settings.method} runs the adapted layers on the "
@@ -315,17 +314,6 @@ def _check_no_intlora(settings: TrainSettings) -> None:
                 raise UserError(
                     f"--{option} {value}: it is for --method intlora-mul or intlora-shift, but the method is lora"
                 )
-
-
-def _check_emulated(settings: TrainSettings) -> None:
-    emulated = board_config(settings.emulated_board)
-    if settings.backend != "board":
-        raise UserError(f"--emulated-board {settings.emulated_board} goes with --backend board, not {settings.backend}")
-    if settings.board and board_config(settings.board) != emulated:
-        raise UserError(
-            f"--emulated-board {settings.emulated_board} with --board {settings.board}: they name two arrays; "
-            "leave --board out"
-        )
 
 
 def read_settings(config: Path | None, given: Mapping[str, Any]) -> TrainSettings:
