@@ -26,6 +26,7 @@ def forecast(settings: TrainSettings, resolution: int) -> list[tuple[str, str]]:
         batch=settings.batch,
         resolution=resolution,
         board=settings.board or settings.emulated_board,
+        result=settings.transfer_type,
     )
     try:
         simulation = run_simulate(asked)
