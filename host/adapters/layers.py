@@ -12,6 +12,15 @@ from torch import Tensor
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 """What of a pipeline can carry an adapter; the first names in diffusers' files."""
 
+FILE = "pytorch_lora_weights.safetensors"
+"""As diffusers calls it."""
+
+
+def whole_name(part: str, module: str) -> str:
+    """A CLIP text encoder's module with `text_model.` before it, which newer transformers leave out."""
+    inside = module.startswith(("encoder.", "embeddings.", "final_layer_norm"))
+    return f"text_model.{module}" if part in ("text_encoder", "text_encoder_2") and inside else module
+
 
 @dataclass(frozen=True)
 class LoraLayer:

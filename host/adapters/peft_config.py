@@ -14,6 +14,10 @@ from systolora.files import read_utf8
 
 from .layers import PARTS
 
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+"""Begins the names in that file."""
+
 
 @dataclass(frozen=True)
 class Scaling:

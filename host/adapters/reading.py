@@ -12,13 +12,10 @@ from safetensors.torch import load
 from systolora.errors import UserError
 from torch import Tensor
 
-from .layers import PARTS, Adapter, LoraLayer
+from .layers import FILE, PARTS, Adapter, LoraLayer, whole_name
 from .names import KOHYA_PREFIXES, layer_of, with_diffusers_blocks
-from .peft_config import Scaling, part_of, read_config
+from .peft_config import PEFT_CONFIG, PEFT_FILE, PEFT_PREFIX, Scaling, part_of, read_config
 
-FILE = "pytorch_lora_weights.safetensors"
-PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PEFT_PREFIX = "base_model.model."
 METADATA = "lora_adapter_metadata"
 
 _DOWN = (".lora_A.weight", ".lora.down.weight", ".lora_linear_layer.down.weight")
@@ -193,9 +190,3 @@ def _refuse_left(left: Mapping[str, Tensor]) -> None:
         raise UserError(
             f"{next(iter(left))}: this is no factor of a LoRA layer under the names of diffusers, peft or kohya"
         )
-
-
-def whole_name(part: str, module: str) -> str:
-    """A CLIP text encoder's module with `text_model.` before it, which newer transformers leave out."""
-    inside = module.startswith(("encoder.", "embeddings.", "final_layer_norm"))
-    return f"text_model.{module}" if part in ("text_encoder", "text_encoder_2") and inside else module

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .layers import Adapter, LoraLayer
 from .names import kohya_name
-from .reading import METADATA, PEFT_CONFIG, PEFT_FILE, PEFT_PREFIX
+from .peft_config import PEFT_CONFIG, PEFT_FILE, PEFT_PREFIX
+from .reading import METADATA
 
 FORMATS = ("kohya", "diffusers", "peft")
 

@@ -70,7 +70,7 @@ def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
 
 
 def _refused(module: AdaptedLayer) -> str:
-    if type(module) not in (LoraLinear, LoraConv2d):
+    if type(module) not in _KINDS:
         return "it is offloaded already"
     if module.merged:
         return "peft has merged its adapter into the weight, which would count twice; call unmerge() first"

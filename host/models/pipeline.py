@@ -81,6 +81,14 @@ class PipelineParts:
             raise UserError(f"--resolution {chosen}: the model takes multiples of {unit} up to {largest}")
         return chosen
 
+    @property
+    def encoders(self) -> dict[str, Any]:
+        """The text encoders that the model has, by the names of their parts."""
+        if self.pipe is None:
+            return {"text_encoder": self.text_encoder}
+        found = {name: getattr(self.pipe, name) for _, name in self.family.layout.text}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
+
     def encode(self, captions: Sequence[str]) -> Rows:
         """What the model is told of captions, one row for each in every tensor; `text` is [count, tokens, width].
 
@@ -88,16 +96,25 @@ class PipelineParts:
             UserError: if tokenizers and text encoders do not go together, or a text gives values that are not finite.
         """
         if self.pipe is not None:
-            for tokenizer, encoder in self.family.layout.text:
-                if getattr(self.pipe, encoder) is not None:
-                    largest = max(map(max, getattr(self.pipe, tokenizer)(list(captions)).input_ids))
-                    check_tokens(getattr(self.pipe, encoder), largest)
+            tokenizers = {encoder: tokenizer for tokenizer, encoder in self.family.layout.text}
+            for name, encoder in self.encoders.items():
+                check_tokens(encoder, max(map(max, getattr(self.pipe, tokenizers[name])(list(captions)).input_ids)))
         return encode_rows(lambda some: self.family.encode(self, some), captions)
 
     def cut(self, captions: Sequence[str]) -> tuple[int, list[bool]]:
         """The most tokens that any text encoder takes, and whether each caption has more."""
         tokenizer, limit = max(self.family.limits(self), key=lambda pair: pair[1])
         return limit, [length > limit for length in caption_lengths(tokenizer, captions)]
+
+
+def is_clip(text_encoder: Any) -> bool:
+    """Whether a text encoder is CLIP's, with or without a projection."""
+    return type(text_encoder).__name__.startswith("CLIPTextModel")
+
+
+def exact_size(pipe: Any) -> dict[str, Any]:
+    """What a pipeline must be told to draw the size that it is asked for: PixArt's take the nearest of their own else."""
+    return {"use_resolution_binning": False} if "PixArt" in type(pipe).__name__ else {}
 
 
 def load_parts(folder: Path, variant: str = "") -> PipelineParts:

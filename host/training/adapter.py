@@ -11,22 +11,24 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from systolora.adapters.layers import FILE, whole_name
+from systolora.adapters.peft_config import PEFT_CONFIG, PEFT_PREFIX
+from systolora.adapters.peft_config import PEFT_FILE as PEFT_WEIGHTS
 from systolora.errors import UserError
 from systolora.files import write_atomically
 from systolora.models.layouts import SD_LAYOUT, Layout
-from systolora.models.pipeline import PipelineParts
+from systolora.models.pipeline import PipelineParts, is_clip
 from torch import Tensor, nn
 
 from .adapted import adapted_names, target_modules
 from .objective import finite
 from .settings import TrainSettings
 
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+ADAPTER_FILE = FILE
 AVERAGE_FILE = "pytorch_lora_weights_ema.safetensors"
 INTLORA_FILE = "intlora_adapter.safetensors"
 SETTINGS_KEY = "systolora"
-PEFT_FILE = "peft/adapter_model.safetensors"
-_PEFT_CONFIG = "adapter_config.json"
+PEFT_FILE = f"peft/{PEFT_WEIGHTS}"
 _PRIVATE = frozenset({"data", "output", "class_data", "model_config", "init_from", "cache_dir"})
 """Settings that name folders of the computer that trained it."""
 _CLIP_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -73,9 +75,8 @@ def add_text_adapters(parts: PipelineParts, settings: TrainSettings) -> dict[str
         UserError: if there is no CLIP text encoder.
     """
     found: dict[str, nn.Module] = {}
-    for _, name in parts.family.layout.text:
-        encoder = parts.text_encoder if name == "text_encoder" else getattr(parts.pipe, name)
-        if type(encoder).__name__.startswith("CLIPTextModel"):
+    for name, encoder in parts.encoders.items():
+        if is_clip(encoder):
             torch.manual_seed(settings.seed)
             encoder.add_adapter(_lora(settings, list(_CLIP_ATTENTION)))
             found[name] = encoder
@@ -96,8 +97,7 @@ def adapter_tensors(model: nn.Module, part: str = "unet", old_names: bool = True
     from peft.utils import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model)
-    if part.startswith("text_encoder"):  # other programs know its layers by the names that transformers 4 gave them
-        state = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in state.items()}
+    state = {whole_name(part, name): value for name, value in state.items()}  # as transformers 4 named them
     if old_names:
         old = convert_state_dict_to_diffusers(state)
         # It knows attention's layers alone, and diffusers, which loads either kind of names, drops the one of a mixture.
@@ -140,11 +140,11 @@ def save_adapter(
 def _save_peft(model: nn.Module, folder: Path, settings: TrainSettings) -> None:
     from peft.utils import get_peft_model_state_dict
 
-    tensors = {f"base_model.model.{name}": value for name, value in get_peft_model_state_dict(model).items()}
+    tensors = {f"{PEFT_PREFIX}{name}": value for name, value in get_peft_model_state_dict(model).items()}
     path = folder / PEFT_FILE
     path.parent.mkdir(exist_ok=True)
     config = json.dumps(_peft_config(model), sort_keys=True, indent=2, default=str)
-    write_atomically(path.parent / _PEFT_CONFIG, config.encode())
+    write_atomically(path.parent / PEFT_CONFIG, config.encode())
     write_tensors(path, tensors, _header({}, settings))
 
 

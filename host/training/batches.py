@@ -25,8 +25,6 @@ from .sources import find_data
 from .texts import encode_texts
 from .views import Plan, PlannedPicture, View, plan_pictures
 
-__all__ = ["Batch", "Bucket", "EncodedPictures", "draw_batch", "encode_data", "generator"]
-
 
 @dataclass(frozen=True)
 class Bucket:
@@ -72,18 +70,6 @@ class EncodedPictures:
     def count(self) -> int:
         """Number of pictures."""
         return self.text.shape[0]
-
-    @property
-    def mean(self) -> Tensor:
-        """Of the only bucket."""
-        (bucket,) = self.buckets
-        return bucket.mean
-
-    @property
-    def deviation(self) -> Tensor:
-        """Of the only bucket."""
-        (bucket,) = self.buckets
-        return bucket.deviation
 
 
 @dataclass(frozen=True)

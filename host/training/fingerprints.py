@@ -26,10 +26,10 @@ Fingerprint = Mapping[str, str]
 def model_fingerprint(model: Path, config: Path | None = None) -> dict[str, str]:
     """The files of a pipeline folder that training reads, or a checkpoint file and those of its `config` folder; empty if there is none."""
     if model.is_file():
-        return {"checkpoint": _file_digest(model), **(model_fingerprint(config) if config else {})}
+        return {"checkpoint": file_digest(model), **(model_fingerprint(config) if config else {})}
     paths = [model / "model_index.json", *(path for part in PARTS for path in (model / part).glob("**/*"))]
     files = sorted(path for path in paths if path.suffix in _SUFFIXES and path.is_file())
-    return {path.relative_to(model).as_posix(): _file_digest(path) for path in files}
+    return {path.relative_to(model).as_posix(): file_digest(path) for path in files}
 
 
 def data_fingerprint(folder: Path, pictures: Sequence[CaptionedPicture]) -> dict[str, str]:
@@ -69,7 +69,8 @@ def picture_digest(picture: CaptionedPicture, caption: str = "") -> str:
         return _digest(file, caption)
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256, in hexadecimal, of a file without a caption."""
     with path.open("rb") as file:
         return _digest(file)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from systolora.errors import UserError
-from systolora.models.pipeline import PipelineParts
+from systolora.models.pipeline import PipelineParts, is_clip
 from torch import Tensor, nn
 
 from .adapter import settings_header, write_tensors
@@ -81,8 +81,8 @@ def add_token(parts: PipelineParts, settings: TrainSettings) -> ModifierToken:
     """
     word, first = settings.modifier_token, settings.initializer_token
     pairs = {encoder: tokenizer for tokenizer, encoder in parts.family.layout.text}
-    models = {name: getattr(parts.pipe, name) for name in pairs}
-    if not all(type(model).__name__.startswith("CLIPTextModel") for model in models.values()):
+    models = parts.encoders
+    if models.keys() != pairs.keys() or not all(map(is_clip, models.values())):
         raise UserError(
             f"--modifier-token {word}: it is for models whose text encoders are all CLIP (Stable Diffusion, XL), and "
             f"{parts.family.layout.title} has T5; leave it out"

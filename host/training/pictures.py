@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 from systolora.errors import UserError
+from systolora.files import write_atomically
 
 from .captions import CaptionedPicture, names_of
 from .formats import readable_formats
@@ -63,6 +65,17 @@ def load_picture(
     return np.broadcast_to(values, (3, height, width)) / np.float32(127.5) - np.float32(1.0)
 
 
+def write_png(path: Path, picture: Image.Image) -> None:
+    """Writes a picture whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
 @dataclass(frozen=True)
 class Findings:
     """What a look at pictures found.
@@ -105,17 +118,6 @@ def examine_pictures(
         except UserError as error:
             broken.append((path, error))
     return Findings(sizes, tuple(several), tuple(broken))
-
-
-def check_pictures(pictures: Sequence[Path | CaptionedPicture], background: Colour = WHITE) -> list[str]:
-    """Notes for the user on pictures that can all be read, a line each: files that hold several pictures.
-
-    Raises:
-        UserError: naming the first that cannot be read, why, and the others.
-    """
-    findings = examine_pictures(pictures, background)
-    refuse_broken(findings)
-    return several_note(findings)
 
 
 def refuse_broken(findings: Findings) -> None:

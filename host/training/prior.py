@@ -6,7 +6,6 @@ was stopped among them goes on.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any
 
 import torch
 from systolora.errors import UserError
-from systolora.files import write_atomically
-from systolora.models.pipeline import PipelineParts
+from systolora.models.pipeline import PipelineParts, exact_size
 
-from .batches import EncodedPictures, encode_data, generator
+from .batches import EncodedPictures, encode_data
 from .captions import CaptionedPicture, find_pictures
 from .formats import picture_suffixes
+from .order import generator
+from .pictures import write_png
 from .settings import TrainSettings
 
 FOLDER = "class_pictures"
@@ -62,10 +62,9 @@ def make_class_pictures(
     for done, (number, path) in enumerate(missing, len(found)):
         if on_picture:
             on_picture(done, wanted)
-        file = io.BytesIO()
-        _picture(parts.pipe, settings, side, number).save(file, "PNG")
+        picture = _picture(parts.pipe, settings, side, number)
         try:
-            write_atomically(path, file.getvalue())
+            write_png(path, picture)
         except OSError as error:
             raise UserError(f"--class-data {folder}: it cannot be written: {error.strerror or error}") from None
     return [f"{len(missing)} pictures of {settings.class_prompt!r} were generated in {folder}"]
@@ -73,7 +72,7 @@ def make_class_pictures(
 
 @torch.no_grad()
 def _picture(pipe: Any, settings: TrainSettings, side: int, number: int) -> Any:
-    options: dict[str, Any] = {"use_resolution_binning": False} if "PixArt" in type(pipe).__name__ else {}
+    options = exact_size(pipe)
     if settings.class_steps:
         options["num_inference_steps"] = settings.class_steps
     random = generator("class", settings.seed, number)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from systolora.adapters.layers import LoraLayer
-from systolora.adapters.reading import read_adapter, whole_name
+from systolora.adapters.layers import LoraLayer, whole_name
+from systolora.adapters.reading import read_adapter
 from systolora.errors import UserError
 from torch import nn
 
+from .fingerprints import file_digest
 from .settings import TrainSettings
 
 
 def adapter_fingerprint(path: Path) -> dict[str, str]:
     """SHA-256 of the adapter's file, or of the files of its folder that are read; empty if there is none."""
     if not path.is_dir():
-        return {"adapter": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+        return {"adapter": file_digest(path)} if path.is_file() else {}
     files = sorted(found for found in path.rglob("*") if found.suffix in (".safetensors", ".json") and found.is_file())
-    return {found.relative_to(path).as_posix(): hashlib.sha256(found.read_bytes()).hexdigest() for found in files}
+    return {found.relative_to(path).as_posix(): file_digest(found) for found in files}
 
 
 def start_from(models: Mapping[str, nn.Module], settings: TrainSettings) -> None:

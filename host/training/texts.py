@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from systolora.models.family import Rows
@@ -20,26 +19,18 @@ def encode_texts(parts: PipelineParts, captions: Sequence[str], cache: EncodingC
     """
     if cache is None:
         return parts.encode(captions)
+    limits = parts.family.limits(parts)
     facts = {
+        "limits": [limit for _, limit in limits],
         "pipeline": type(parts.pipe).__name__,
         "zeros": bool(parts.pipe is not None and parts.pipe.config.get("force_zeros_for_empty_prompt")),
-        "encoders": [model_digest(encoder) for encoder in _encoders(parts)],
+        "encoders": [model_digest(encoder) for encoder in parts.encoders.values()],
     }
-    rows = {caption: _row(parts, caption, cache, facts) for caption in dict.fromkeys(captions)}
+
+    def row(caption: str) -> Rows:
+        tokens = [list(tokenizer([caption], truncation=False).input_ids[0]) for tokenizer, _ in limits]
+        return cache.get(lambda: parts.encode([caption]), caption=caption, tokens=tokens, **facts)
+
+    rows = {caption: row(caption) for caption in dict.fromkeys(captions)}
     names = next(iter(rows.values()))
     return {name: torch.cat([rows[caption][name] for caption in captions]) for name in names}
-
-
-def _row(parts: PipelineParts, caption: str, cache: EncodingCache, facts: dict[str, Any]) -> Rows:
-    limits = parts.family.limits(parts)
-    tokens = [list(tokenizer([caption], truncation=False).input_ids[0]) for tokenizer, _ in limits]
-    return cache.get(
-        lambda: parts.encode([caption]), caption=caption, tokens=tokens, limits=[limit for _, limit in limits], **facts
-    )
-
-
-def _encoders(parts: PipelineParts) -> list[Any]:
-    if parts.pipe is None:
-        return [parts.text_encoder]
-    found = (getattr(parts.pipe, name) for _, name in parts.family.layout.text)
-    return [encoder for encoder in found if encoder is not None]

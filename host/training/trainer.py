@@ -23,7 +23,7 @@ from systolora.models.sources import load_model
 from systolora.offloading.model import OffloadHandle
 
 from .adapter import AVERAGE_FILE, add_adapter, add_text_adapters, save_adapter
-from .batches import Batch, EncodedPictures, draw_batch, encode_data, generator
+from .batches import Batch, EncodedPictures, draw_batch, encode_data
 from .device import offload_for, open_device_for
 from .flow import objective_of
 from .folder import rescue
@@ -31,6 +31,7 @@ from .interrupts import StopFlag, Stopped, signal_name
 from .modifier import add_token
 from .objective import finite
 from .optimization import NotFiniteError, Optimization
+from .order import generator
 from .parallel import Processes
 from .peak_memory import peak_bytes
 from .prior import encode_class, make_class_pictures
@@ -99,10 +100,9 @@ class Trainer:
         self.objective = objective_of(self.parts, settings)
         self.token = add_token(self.parts, settings) if settings.modifier_token else None
         self.data: EncodedPictures = encode_data(self.parts, settings, on_picture)
-        notes = [*self.parts.notes, *self.data.notes]
-        if settings.class_prompt and self.processes.first:
-            notes += make_class_pictures(self.parts, settings, on_picture)
-        self.notes += [f"note: {text}" for text in notes]
+        made = settings.class_prompt and self.processes.first
+        notes = make_class_pictures(self.parts, settings, on_picture) if made else []
+        self.notes += [f"note: {text}" for text in (*self.parts.notes, *self.data.notes, *notes)]
 
     def _set_up(self, on_picture: Callable[[int, int], None] | None) -> None:
         settings = self.settings
@@ -245,8 +245,8 @@ class Trainer:
         if self.handle:
             self.handle.step = step
         # For models with dropout: it repeats in a run that goes on.
-        seed = generator("step", self.settings.seed, step, self.processes.rank).initial_seed()
-        torch.default_generator.manual_seed(seed)
+        random = generator("step", self.settings.seed, step, self.processes.rank)
+        torch.default_generator.manual_seed(random.initial_seed())
         try:
             loss = self._gradients(step)
             self.optimization.apply(step)

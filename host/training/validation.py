@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from systolora.files import write_atomically
 from systolora.models.layouts import SD_LAYOUT
-from systolora.models.pipeline import PipelineParts
+from systolora.models.pipeline import PipelineParts, exact_size
 
+from .pictures import write_png
 from .settings import TrainSettings
 
 FOLDER = "validation"
@@ -83,7 +82,6 @@ def _evaluating(pipe: Any) -> Iterator[None]:
 def _draw(pipe: Any, settings: TrainSettings, prompt: str, side: int) -> Any:
     # A generator of its own for each prompt: a prompt that is added later changes no other picture.
     noise = torch.Generator().manual_seed(settings.validation_seed)
-    exact = {"use_resolution_binning": False} if "PixArt" in type(pipe).__name__ else {}
     return pipe(
         prompt,
         height=side,
@@ -91,17 +89,15 @@ def _draw(pipe: Any, settings: TrainSettings, prompt: str, side: int) -> Any:
         num_inference_steps=settings.validation_denoising,
         guidance_scale=settings.validation_guidance,
         generator=noise,
-        **exact,
+        **exact_size(pipe),
     ).images[0]
 
 
 def _write(folder: Path, pictures: Sequence[Any]) -> list[Path]:
     paths = []
     for number, picture in enumerate(pictures):
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
         paths.append(folder / f"{number}.png")
-        write_atomically(paths[-1], buffer.getvalue())
+        write_png(paths[-1], picture)
     return paths
 
 

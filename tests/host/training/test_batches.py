@@ -71,7 +71,7 @@ def test_steps_differ_and_an_epoch_has_every_picture_once(data: EncodedPictures)
     assert not torch.equal(first.noise, second.noise)
     plain = TrainSettings(batch=PICTURES, seed=3)
     every = tuple(range(PICTURES))
-    bucket = Bucket(data.mean[:1], torch.zeros(1, PICTURES, 4, 6, 6), every, every)
+    bucket = Bucket(data.buckets[0].mean[:1], torch.zeros(1, PICTURES, 4, 6, 6), every, every)
     still = EncodedPictures((bucket,), data.text, data.empty)
     for step in range(2):
         seen = draw_batch(still, plain, timesteps, step, 0).text

@@ -71,7 +71,7 @@ def test_with_a_cache_the_latents_are_those_without_to_rounding(
     loaded_parts: PipelineParts, settings: TrainSettings
 ) -> None:
     cached, plain = encode_data(loaded_parts, settings), encode_data(loaded_parts, replace(settings, cache_dir=""))
-    torch.testing.assert_close(cached.mean, plain.mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(cached.buckets[0].mean, plain.buckets[0].mean, rtol=0, atol=1e-5)
     torch.testing.assert_close(cached.text, plain.text, rtol=0, atol=1e-5)
 
 
@@ -116,7 +116,9 @@ def test_another_picture_under_the_same_name_is_encoded_anew(
     Image.new("RGB", (20, 30), "red").save(Path(settings.data) / "1.png")
     second = encode_data(loaded_parts, settings)
     assert second.notes[-1].startswith("6 encodings were in")
-    assert not torch.equal(first.mean[:, 1], second.mean[:, 1]) and torch.equal(first.mean[:, 0], second.mean[:, 0])
+    assert not torch.equal(first.buckets[0].mean[:, 1], second.buckets[0].mean[:, 1]) and torch.equal(
+        first.buckets[0].mean[:, 0], second.buckets[0].mean[:, 0]
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "renamed"])
@@ -180,7 +182,10 @@ def test_facts_of_any_order_are_one_entry(tmp_path: Path) -> None:
 def test_crops_of_a_picture_stay_when_others_come(settings: TrainSettings, loaded_parts: PipelineParts) -> None:
     crops = replace(settings, random_crops=3, cache_dir="")
     first = encode_data(loaded_parts, crops)
-    assert first.mean.shape[0] == 6 and len({place.mean().item() for place in first.mean[::2, 0]}) == 3
+    assert (
+        first.buckets[0].mean.shape[0] == 6
+        and len({place.mean().item() for place in first.buckets[0].mean[::2, 0]}) == 3
+    )
     Image.new("RGB", (20, 30)).save(Path(settings.data) / "0a.png")
     second = encode_data(loaded_parts, crops)
-    torch.testing.assert_close(second.mean[:, [0, 2, 3]], first.mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(second.buckets[0].mean[:, [0, 2, 3]], first.buckets[0].mean, rtol=0, atol=1e-5)

@@ -78,7 +78,9 @@ def test_encoding_in_parts_gives_the_bits_of_encoding_all_at_once(
     data = encode_data(parts, settings)
     for flipped, view in enumerate((pixels, pixels.flip(-1))):
         mean, deviation = encode_pictures(parts.vae, view)
-        assert torch.equal(data.mean[flipped], mean) and torch.equal(data.deviation[flipped], deviation)
+        assert torch.equal(data.buckets[0].mean[flipped], mean) and torch.equal(
+            data.buckets[0].deviation[flipped], deviation
+        )
     assert data.count == COUNT and data.notes == ()
 
 
@@ -111,10 +113,12 @@ def test_transparent_pixels_take_the_background_of_the_settings(parts: PipelineP
     for path in folder.iterdir():
         path.unlink()
     Image.new("RGBA", (16, 16), (9, 9, 9, 0)).save(folder / "a.png")
-    transparent = [encode_data(parts, replace(settings, background=name)).mean for name in ("white", "#008000")]
+    transparent = [
+        encode_data(parts, replace(settings, background=name)).buckets[0].mean for name in ("white", "#008000")
+    ]
     for mean, colour in zip(transparent, ("white", "green"), strict=True):
         Image.new("RGB", (16, 16), colour).save(folder / "a.png")
-        assert torch.equal(encode_data(parts, settings).mean, mean)
+        assert torch.equal(encode_data(parts, settings).buckets[0].mean, mean)
     with pytest.raises(UserError, match="--background 'whitish'"):
         encode_data(parts, replace(settings, background="whitish"))
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from systolora.errors import UserError
-from systolora.training.pictures import check_pictures, load_picture, parse_colour
+from systolora.training.pictures import load_picture, parse_colour
+
+from .examined import check_pictures
 
 GREEN = (0, 128, 0)
 

@@ -12,10 +12,12 @@ from PIL import Image
 from systolora.errors import UserError
 from systolora.training.captions import find_pictures, folder_notes
 from systolora.training.formats import FORMATS, picture_suffixes, readable_formats
-from systolora.training.pictures import check_pictures, load_picture
+from systolora.training.pictures import load_picture
 from systolora.training.repeats import picture_repeats
 from systolora.training.settings import TrainSettings
 from systolora.training.sources import find_data
+
+from .examined import check_pictures
 
 
 @pytest.fixture
