@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def test_the_forecast_is_the_cost_model_of_the_runs_step() -> None:
     assert figures["array"] == "64 x 64, 200 MHz" and figures["all 10 steps"].endswith(" s")
     hours = dict(forecast(TrainSettings(model=str(pipeline_folder()), data="d", output="o", steps=10**6), 16))
     assert hours["all 1000000 steps"].endswith(" h")
+    wide = dict(forecast(replace(settings, transfer_type="float32"), 16))
+    assert float(wide[name].split()[0]) > float(figures[name].split()[0])
     assert forecast(TrainSettings(model="m", data="d", output="o", precision="float32"), 16) == []
     (failed,) = forecast(TrainSettings(model="nowhere", data="d", output="o"), 16)
     assert failed[0] == "not predicted" and "nowhere" in failed[1]

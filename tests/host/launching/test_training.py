@@ -190,7 +190,7 @@ def test_a_device_that_cannot_be_opened_ends_the_script_with_one_line(
     def refuse(*_: object, **__: object) -> None:
         raise BackendError("backend 'board' is not installed")
 
-    monkeypatch.setattr(offloads, "open_device", refuse)
+    monkeypatch.setattr(offloads, "open_preset", refuse)
     text = f"{MODEL}\ntry:\n torch.optim.SGD(trained(model), lr=.1)\nexcept Exception:\n pass\n"
     ended = launch(text, backend="board")
     assert ended.code == 2 and "systolora launch: backend 'board' is not installed" in ended.err
